@@ -1,0 +1,36 @@
+# make run     install into .venv and run the daemon on etc/config.toml
+# make test    install and run all tests
+# make lint    ruff and mypy
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: run test lint wheel-test clean
+
+run: $(VENV)/installed
+	$(BIN)/twist hmac-file-server --config etc/config.toml
+
+test: $(VENV)/tested
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+wheel-test: $(VENV)/tested
+	.ci/wheel-test $(BIN)/python
+
+$(BIN)/python:
+	@PYTHON="$(PYTHON)" .ci/venv "$(VENV)"
+
+$(VENV)/installed: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/tested: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist var

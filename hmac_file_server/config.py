@@ -1,0 +1,283 @@
+"""The configuration: config.toml, checked once, into one frozen :class:`Config`."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+import toml
+
+from hmac_file_server.listen import Listen, listen_at, listen_on_socket
+from hmac_file_server.log import LEVELS, printable
+from hmac_file_server.web.client import Network
+
+EXAMPLE_SECRET = b"orbit7-shadow23-breeze91-echo17"
+"""The secret of the example configuration; everybody knows it."""
+
+_LARGEST_FILE = 1 << 20
+_UNITS = {"": 1, "b": 1, "k": 1000, "kb": 1000, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9, "t": 10**12}
+_UNITS |= {"tb": 10**12, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+_HIDDEN = {"Secret", "RedisPassword"}
+
+_FOREIGN = frozenset(
+    """
+    autobantime autounban blockafterfails blockduration buffersize deletefiles deletefilesafterperiod
+    deletefilesreport deletefilesreportpath enablegetretries enableversioning loggingenabled maxversions
+    minfreespacethreshold numcores reasksecretenabled reasksecretinterval unixsocketpath versioningdirectory
+    versioningstrategy
+    """.split()
+)
+"""Keys of prosody-filer and hmac-file-server 1.0.x that mean nothing here."""
+
+
+class ConfigError(Exception):
+    """A configuration that can not be used; the text is one line that says what to do."""
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("not a text; write it in quotes")
+    if "\0" in value:
+        raise ValueError("has a NUL character")
+    return value
+
+
+def _path(value: Any) -> str:
+    text = _text(value)
+    if not text:
+        raise ValueError("is empty; write a path")
+    return text
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("write true or false")
+    return value
+
+
+def _whole(low: int, high: int) -> Callable[[Any], int]:
+    def parse(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"write a whole number from {low} to {high}")
+        return value
+
+    return parse
+
+
+def _seconds(low: float, high: float) -> Callable[[Any], float]:
+    def parse(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise ValueError(f"write a number of seconds from {low:g} to {high:g}")
+        return float(value)
+
+    return parse
+
+
+def _size(low: int, high: int) -> Callable[[Any], int]:
+    def parse(value: Any) -> int:
+        size = value
+        if isinstance(value, str):
+            found = re.fullmatch(r"(\d{1,18})\s*([a-zA-Z]*)", value.strip())
+            unit = _UNITS.get(found[2].lower()) if found else None
+            size = int(found[1]) * unit if found and unit else None
+        if isinstance(size, bool) or not isinstance(size, int) or not low <= size <= high:
+            raise ValueError(f'write a size from {low} to {high} bytes, as a number or as "1MiB"')
+        return size
+
+    return parse
+
+
+def _level(value: Any) -> str:
+    level = {"warning": "warn"}.get(_text(value).lower(), value.lower())
+    if level not in LEVELS:
+        raise ValueError("write debug, info, warn or error")
+    return str(level)
+
+
+def _address(value: Any) -> Listen:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError("not an address to listen at")
+    return listen_at(value)
+
+
+def _networks(value: Any) -> tuple[Network, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError('write a list of addresses or networks, as ["127.0.0.1", "10.0.0.0/8"]')
+    return tuple(ipaddress.ip_network(item, strict=False) for item in value)
+
+
+def _prefix(value: Any) -> str:
+    segments = _text(value).strip("/").split("/")
+    if segments != [""] and any(part in ("", ".", "..") for part in segments):
+        raise ValueError("not a URL prefix")
+    return "/".join(segments)
+
+
+def _secrets(value: Any) -> tuple[bytes, ...]:
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(isinstance(item, str) and item for item in values):
+        raise ValueError("write the secret in quotes, or a list of such while one replaces another")
+    return tuple(item.encode("utf-8") for item in values)
+
+
+def _key(name: str, parse: Callable[[Any], Any], default: Any = attrs.NOTHING, shown: bool = True) -> Any:
+    return attrs.field(
+        default=parse(default) if default is not attrs.NOTHING else attrs.NOTHING,
+        metadata={"name": name, "parse": parse},
+        repr=shown,
+        kw_only=True,
+    )
+
+
+@attrs.frozen
+class Config:
+    """All settings, in their units: bytes, seconds. ``etc/config.toml`` says what each is for."""
+
+    secrets: tuple[bytes, ...] = _key("Secret", _secrets, shown=False)
+    store_dir: str = _key("StoreDir", _path)
+    listen: Listen = _key("ListenPort", _address, "[::1]:8080")
+    upload_sub_dir: str = _key("UploadSubDir", _prefix, "upload/")
+    log_level: str = _key("LogLevel", _level, "info")
+    log_file: str = _key("LogFile", _text, "")
+    max_retries: int = _key("MaxRetries", _whole(0, 1000), 5)
+    retry_delay: float = _key("RetryDelay", _seconds(0.001, 3600), 2)
+    redis_addr: str = _key("RedisAddr", _text, "")
+    redis_password: str = _key("RedisPassword", _text, "", shown=False)
+    redis_db: int = _key("RedisDB", _whole(0, 1 << 16), 0)
+    metrics_enabled: bool = _key("MetricsEnabled", _flag, True)
+    metrics_listen: Listen = _key("MetricsPort", _address, "127.0.0.1:9090")
+    chunk_size: int = _key("ChunkSize", _size(4096, 64 << 20), 1 << 20)
+    max_upload_size: int = _key("MaxUploadSize", _size(0, 1 << 62), 0)
+    fsync: bool = _key("Fsync", _flag, True)
+    trusted_proxies: tuple[Network, ...] = _key("TrustedProxies", _networks, ["127.0.0.1", "::1"])
+    upload_timeout: float = _key("UploadTimeout", _seconds(1, 86400), 60)
+    idle_timeout: float = _key("IdleTimeout", _seconds(1, 86400), 75)
+    shutdown_timeout: float = _key("ShutdownTimeout", _seconds(0, 86400), 30)
+    file: str = attrs.field(default="", kw_only=True)
+    warnings: tuple[str, ...] = attrs.field(default=(), kw_only=True)
+
+    def problem(self, key: str, value: object, reason: str) -> str:
+        """One line that names the file, the key, its value and the remedy."""
+        return _line(self.file, key, value, reason)
+
+
+_FIELDS = {field.metadata["name"].lower(): field for field in attrs.fields(Config) if field.metadata}
+_NAMES = [field.metadata["name"] for field in _FIELDS.values()] + ["SecretFile"]
+
+
+def load(path: str) -> Config:
+    """Read a configuration file.
+
+    :raises ConfigError: with one line for the operator.
+    """
+    given, warnings = _known_keys(path, _read(path))
+    if "unixsocket" in given:
+        name, value = given.pop("unixsocket")
+        if _checked(path, name, value, _flag):
+            name, value = given.get("listenport", ("ListenPort", ""))
+            given["listenport"] = (name, listen_on_socket(_checked(path, name, value, _path)))
+    if "secretfile" in given:
+        name, value = given.pop("secretfile")
+        if "secret" in given:
+            raise ConfigError(_line(path, name, value, "there is a Secret too; keep one of the two"))
+        given["secret"] = (name, _read_secret(path, name, _checked(path, name, value, _path)))
+    settings: dict[str, Any] = {}
+    for lower, (name, value) in given.items():
+        field = _FIELDS[lower]
+        ready = isinstance(value, Listen)
+        settings[field.name] = value if ready else _checked(path, name, value, field.metadata["parse"])
+    for lower, remedy in (
+        ("secret", "add the secret that the XMPP server signs with, or SecretFile"),
+        ("storedir", "add the folder for the files"),
+    ):
+        if _FIELDS[lower].name not in settings:
+            raise ConfigError(f"{path}: {_FIELDS[lower].metadata['name']} is missing; {remedy}")
+    config = Config(file=path, warnings=tuple(warnings), **settings)
+    if EXAMPLE_SECRET in config.secrets and not config.listen.loopback:
+        reason = "is the secret of the example, which everybody knows; choose your own, or listen on [::1] only"
+        raise ConfigError(_line(path, "Secret", "", reason))
+    return config
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_LARGEST_FILE + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; name the file with --config") from None
+    if len(data) > _LARGEST_FILE:
+        raise ConfigError(f"{path}: too large for a configuration file")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    try:
+        return dict(toml.loads(text))
+    except toml.TomlDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {printable(str(error))}") from None
+    except Exception as error:  # the parser lets IndexError, TypeError, KeyError... out on some input
+        raise ConfigError(f"{path}: not TOML: {printable(str(error)) or type(error).__name__}") from None
+
+
+def _known_keys(path: str, read: dict[str, Any]) -> tuple[dict[str, tuple[str, Any]], list[str]]:
+    """The settings by their keys in lower case, with the keys as written; and warnings."""
+    given: dict[str, tuple[str, Any]] = {}
+    warnings = []
+    for name, value in read.items():
+        lower = name.lower()
+        if lower in given:
+            raise ConfigError(f"{path}: {printable(name)} is there twice, also as {given[lower][0]}; keep one")
+        if lower in _FOREIGN:
+            warnings.append(f"{path}: {name} means nothing to this server and is passed over")
+        elif lower in _FIELDS or lower in ("secretfile", "unixsocket"):
+            given[lower] = (name, value)
+        else:
+            raise ConfigError(f"{path}: {printable(name)}: unknown key{_nearest(name)}")
+    return given, warnings
+
+
+def _nearest(name: str) -> str:
+    by_lower = {known.lower(): known for known in _NAMES}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f"; did you mean {by_lower[near[0]]}?" if near else "; etc/config.toml lists the keys"
+
+
+def _checked(path: str, name: str, value: Any, parse: Callable[[Any], Any]) -> Any:
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise ConfigError(_line(path, name, value, printable(str(error)))) from None
+
+
+def _line(path: str, name: str, value: object, reason: str) -> str:
+    if name.lower() in {hidden.lower() for hidden in _HIDDEN}:
+        return f"{path}: {name}: {reason}"
+    written = "true" if value is True else "false" if value is False else str(value)
+    shown = f'"{printable(written)}"' if isinstance(value, str) else printable(written)
+    return f"{path}: {name} = {shown[:200]}: {reason}"
+
+
+def _read_secret(path: str, name: str, file: str) -> str:
+    try:
+        with open(file, "rb") as source:
+            secret = source.read(_LARGEST_FILE).decode("utf-8")
+    except OSError as error:
+        raise ConfigError(_line(path, name, file, f"{error.strerror}; it must hold the secret")) from None
+    except UnicodeDecodeError:
+        raise ConfigError(_line(path, name, file, "not UTF-8; it must hold the secret as text")) from None
+    secret = secret.removesuffix("\n").removesuffix("\r")
+    if not secret:
+        raise ConfigError(_line(path, name, file, "is empty; it must hold the secret"))
+    return secret
+
+
+def defaults() -> Iterator[tuple[str, Any]]:
+    """Each key with its default, for those that have one."""
+    for field in _FIELDS.values():
+        if field.default is not attrs.NOTHING:
+            yield field.metadata["name"], field.default

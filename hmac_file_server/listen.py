@@ -1,0 +1,97 @@
+"""Where to listen: the short forms of ListenPort and MetricsPort, as Twisted endpoint strings."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+
+import attrs
+from twisted.internet.endpoints import quoteStringArgument
+from twisted.internet.interfaces import IStreamServerEndpointStringParser
+from twisted.plugin import getPlugins
+
+FORMS = '":8080", "127.0.0.1:8080", "[::1]:8080", "unix:/run/hmac-file-server.sock:mode=660" or a Twisted endpoint'
+
+_HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^\[\]:/]*)):(?P<port>\d{1,5})\Z")
+_BUILT_IN = {"tcp", "tcp4", "tcp6", "unix", "ssl", "systemd"}
+
+
+@attrs.frozen
+class Listen:
+    """One place to listen at.
+
+    :param endpoint: the Twisted server endpoint string.
+    :param loopback: whether only this machine can reach it over TCP.
+    :param authority: ``host:port`` for a URL, empty where there is none to give.
+    """
+
+    endpoint: str
+    loopback: bool = False
+    authority: str = ""
+
+
+def listen_at(value: str | int) -> Listen:
+    """Read one of :data:`FORMS`.
+
+    :raises ValueError: with what is wrong.
+    """
+    if isinstance(value, int):
+        value = f":{value}"
+    found = _HOST_PORT.match(value)
+    name = value.partition(":")[0]
+    if found is None or (found["host"] or "").lower() in _BUILT_IN:
+        if ":" not in value or name not in _known_endpoints():
+            raise ValueError(f"not an address to listen at; write {FORMS}")
+        return _endpoint(value, name)
+    port = int(found["port"])
+    if port > 65535:
+        raise ValueError("a port is at most 65535")
+    host = found["v6"] or found["host"] or ""
+    if not host:
+        return _every_address(port)
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        address = _resolve(host)
+    kind = "tcp6" if address.version == 6 else "tcp"
+    text = str(address)
+    authority = f"[{text}]:{port}" if address.version == 6 else f"{text}:{port}"
+    return Listen(f"{kind}:{port}:interface={quoteStringArgument(text)}", address.is_loopback, authority)
+
+
+def listen_on_socket(path: str) -> Listen:
+    """A Unix socket at a path, as prosody-filer's ``unixSocket`` means it."""
+    return Listen(f"unix:{quoteStringArgument(path)}:mode=666")
+
+
+def _endpoint(value: str, name: str) -> Listen:
+    found = re.match(r"(?:tcp|tcp4|tcp6):(?:port=)?(\d+):interface=((?:\\:|[^:])+)\Z", value)
+    if found is None:
+        return Listen(value)
+    host = found[2].replace("\\:", ":")
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return Listen(value)
+    return Listen(value, loopback, f"[{host}]:{found[1]}" if ":" in host else f"{host}:{found[1]}")
+
+
+def _every_address(port: int) -> Listen:
+    """IPv6 and IPv4 by one socket; IPv4 alone on a machine without IPv6."""
+    try:
+        with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True):
+            return Listen(f"tcp6:{port}:interface=\\:\\:", authority=f"localhost:{port}")
+    except (OSError, ValueError):
+        return Listen(f"tcp:{port}", authority=f"localhost:{port}")
+
+
+def _resolve(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    try:
+        return ipaddress.ip_address(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError:
+        raise ValueError(f"there is no host {host!r}") from None
+
+
+def _known_endpoints() -> set[str]:
+    return _BUILT_IN | {parser.prefix for parser in getPlugins(IStreamServerEndpointStringParser)}

@@ -1,0 +1,150 @@
+"""Figures for Prometheus, and the site that they are read from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.exposition import choose_encoder
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.web.http import Request
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from hmac_file_server import __version__
+
+_log = Logger()
+
+_PREFIX = "hmac_file_server"
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class Metrics:
+    """What the daemon counts, in one registry."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        Info(_PREFIX + "_build", "Which version runs.", registry=registry).info({"version": __version__})
+        self.upload_duration = Histogram(
+            _PREFIX + "_upload_duration_seconds",
+            "Seconds from the end of an upload's headers to its 201.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.uploads = self._counter("uploads", "Uploads that were stored.")
+        self.upload_errors = self._counter(
+            "upload_errors", "Uploads with a valid signature that were not stored.", ["reason"]
+        )
+        self.upload_retries = self._counter("upload_retries", "Steps of uploads that were tried again.")
+        self.refusals = self._counter("refusals", "Requests that were refused.", ["reason"])
+        self.downloads = self._counter("downloads", "Files, or parts of files, that were sent whole.")
+        self.downloads_broken = self._counter("downloads_broken", "Downloads that were broken off.")
+        self.bytes_in = self._counter("received_bytes", "Bytes of request bodies.")
+        self.bytes_out = self._counter("sent_bytes", "Bytes of response bodies.")
+        self.uploads_in_progress = Gauge(
+            _PREFIX + "_uploads_in_progress", "Uploads that are running.", registry=registry
+        )
+        self.store_free = Gauge(
+            _PREFIX + "_store_free_bytes", "Bytes that uploads can still take.", registry=registry
+        )
+
+    def _counter(self, name: str, text: str, labels: list[str] | None = None) -> Counter:
+        return Counter(f"{_PREFIX}_{name}_total", text, labels or [], registry=self.registry)
+
+
+class Ready:
+    """Whether the daemon can take uploads; the text says why not, empty if it can."""
+
+    def __init__(self, draining: Callable[[], bool], check_store: Callable[[], Deferred[None]]) -> None:
+        self._draining = draining
+        self._check_store = check_store
+
+    def problem(self) -> Deferred[str]:
+        """Ask the store; fires with what is wrong."""
+        if self._draining():
+            result: Deferred[str] = Deferred()
+            result.callback("stopping")
+            return result
+        return self._check_store().addCallbacks(lambda _: "", lambda failure: f"store: {failure.value}")
+
+
+class MetricsRoot(Resource):
+    """``/metrics``, ``/healthz`` (alive) and ``/readyz`` (takes uploads)."""
+
+    def __init__(self, metrics: Metrics, ready: Ready) -> None:
+        super().__init__()
+        self.putChild(b"metrics", _Exposition(metrics.registry))
+        self.putChild(b"healthz", _Alive())
+        self.putChild(b"readyz", _Readiness(ready))
+
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        return _Nothing()
+
+
+class _Exposition(Resource):
+    isLeaf = True
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__()
+        self._registry = registry
+
+    def render_GET(self, request: Request) -> bytes:
+        encode, content_type = choose_encoder((request.getHeader(b"Accept") or b"").decode("latin-1"))
+        request.setHeader(b"Content-Type", content_type.encode("ascii"))
+        return bytes(encode(self._registry))
+
+
+class _Alive(Resource):
+    isLeaf = True
+
+    def render_GET(self, request: Request) -> bytes:
+        return _plain(request, 200, "alive")
+
+
+class _Readiness(Resource):
+    isLeaf = True
+
+    def __init__(self, ready: Ready) -> None:
+        super().__init__()
+        self._ready = ready
+
+    def render_GET(self, request: Request) -> Any:
+        lost: list[object] = []
+        request.notifyFinish().addErrback(lost.append)
+
+        def answer(problem: str) -> None:
+            if not lost:
+                request.write(_plain(request, 503 if problem else 200, problem or "ready"))
+                request.finish()
+
+        self._ready.problem().addCallback(answer).addErrback(
+            lambda failure: _log.failure("a bug in answering /readyz", failure)
+        )
+        return NOT_DONE_YET
+
+
+class _Nothing(Resource):
+    isLeaf = True
+
+    def render_GET(self, request: Request) -> bytes:
+        return _plain(request, 404, "here are /metrics, /healthz and /readyz")
+
+
+def _plain(request: Request, status: int, text: str) -> bytes:
+    request.setResponseCode(status)
+    request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
+    return text.encode("utf-8") + b"\n"

@@ -1,0 +1,1 @@
+"""What the XMPP server signed: the slot's path, length and type."""

@@ -1,0 +1,111 @@
+"""Signatures: the v, v2 and token parameters of a slot's PUT URL.
+
+All are the hex digits of an HMAC-SHA256 whose key is the secret that the XMPP server shares with us.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import attrs
+
+from hmac_file_server.slots.path import SlotPath
+
+_HEX = re.compile(rb"[0-9a-fA-F]{64}\Z")
+
+
+class BadSignature(ValueError):
+    """No signature, or none that holds; the text is for the operator's log."""
+
+
+@attrs.frozen
+class Slot:
+    """What a signature vouches for.
+
+    :param size: the length of the file in bytes.
+    :param media_type: the type that was signed; None where the signature covers none.
+    """
+
+    path: SlotPath
+    size: int
+    media_type: bytes | None
+
+
+@attrs.frozen
+class Verifier:
+    """Checks signatures against one or more secrets; more while one replaces another.
+
+    :param secrets: HMAC keys; any of them verifies.
+    """
+
+    secrets: Sequence[bytes] = attrs.field(repr=False)
+
+    def verify(
+        self,
+        parameters: Mapping[bytes, Sequence[bytes]],
+        path: SlotPath,
+        size: int,
+        content_type: bytes | None,
+    ) -> Slot:
+        """Find the strongest signature among the query parameters and check it.
+
+        A weaker one is never tried after a stronger one failed.
+
+        :param size: the request's Content-Length in bytes.
+        :param content_type: the request's Content-Type header as sent, None if it has none.
+        :raises BadSignature: if there is no signature, or it does not hold.
+        """
+        for name in (b"v2", b"token", b"v"):
+            if name in parameters:
+                break
+        else:
+            raise BadSignature("no signature: the URL has no v, v2 or token parameter")
+        values = parameters[name]
+        if len(values) != 1 or not _HEX.match(values[0]):
+            raise BadSignature(f"the {name.decode()} parameter is not one signature of 64 hex digits")
+        digest = bytes.fromhex(values[0].decode("ascii"))
+        if name == b"v":
+            if self._signed(digest, b"%b %d" % (path.signed, size)):
+                return Slot(path, size, None)
+            raise BadSignature(
+                "signature does not match: the secret, the path prefix or the size differs"
+                " from what the XMPP server signed"
+            )
+        for media_type in candidate_types(content_type):
+            if self._signed(digest, b"%b\0%d\0%b" % (path.signed, size, media_type)):
+                return Slot(path, size, media_type)
+        raise BadSignature(
+            "signature does not match: the secret, the path prefix, the size or the Content-Type"
+            " differs from what the XMPP server signed"
+        )
+
+    def _signed(self, digest: bytes, message: bytes) -> bool:
+        held = [hmac.compare_digest(hmac.digest(key, message, "sha256"), digest) for key in self.secrets]
+        return any(held)
+
+
+def candidate_types(content_type: bytes | None) -> Iterator[bytes]:
+    """The types that an XMPP server may have signed for a PUT with this Content-Type.
+
+    Real clients leave the header out or send it empty, and some add parameters that they did not
+    name when they asked for the slot.
+    """
+    sent = (content_type or b"").strip()
+    if not sent:
+        yield b"application/octet-stream"
+        yield b""
+        return
+    yield sent
+    bare = sent.partition(b";")[0].strip()
+    if bare != sent:
+        yield bare
+
+
+def sign(secret: bytes, message: bytes) -> str:
+    """The hex digits that an XMPP server would put into a slot's URL.
+
+    :param message: path SP size for v; path NUL size NUL type for v2 and token.
+    """
+    return hmac.digest(secret, message, "sha256").hex()

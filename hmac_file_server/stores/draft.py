@@ -1,0 +1,263 @@
+"""Drafts: files on their way into the store, without a public name until they are whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import stat
+
+from hmac_file_server.slots.path import SlotPath
+from hmac_file_server.stores.folders import Folders
+
+MIME_TYPE = "user.mime_type"
+"""The extended attribute that keeps a verified type (freedesktop.org, Shared MIME-info)."""
+
+Chunks = list[bytes | bytearray]
+"""Pieces of a body in their order."""
+
+_LONGEST_TYPE = 255
+_KEPT = 1 << 16
+_BLOCK = 1 << 20
+_VECTORS = 512
+_NO_ATTRIBUTES = {errno.EOPNOTSUPP, errno.E2BIG, errno.ERANGE}
+
+
+class SlotTaken(Exception):
+    """Another file, with other bytes, already has the slot's path."""
+
+
+class NotDurable(OSError):
+    """The disk lost data that is no longer at hand to be written again."""
+
+
+class Draft:
+    """One upload on the disk. Each method blocks and belongs in a worker thread, one at a time.
+
+    A method that raises OSError can be called again and goes on where it stopped.
+
+    :param root: descriptor of the store's root.
+    :param nursery: descriptor of the folder for files without a public name.
+    :param anonymous: whether the file system has ``O_TMPFILE``.
+    :param size: bytes to come.
+    :param media_type: the verified type, kept with the file; None if there is none.
+    :param fsync: whether :meth:`publish` waits for the disk.
+    """
+
+    def __init__(
+        self,
+        root: int,
+        nursery: int,
+        anonymous: bool,
+        path: SlotPath,
+        size: int,
+        media_type: bytes | None,
+        fsync: bool,
+    ) -> None:
+        self._root = root
+        self._nursery = nursery
+        self._anonymous = anonymous
+        self._path = path
+        self._size = size
+        self._media_type = media_type
+        self._fsync = fsync
+        self._file: int | None = None
+        self._name: bytes | None = None
+        # A small body stays at hand until it is safe, to be written again if a flush fails.
+        self._kept: Chunks | None = [] if fsync and size <= _KEPT else None
+        self._owed: Chunks = []
+
+    def begin(self) -> None:
+        """Make the file and look whether the slot is free.
+
+        :raises SlotTaken: if a file of another length is there already.
+        """
+        if self._file is None:
+            self._refuse_other_length()
+            self._file = self._make_file()
+
+    def write(self, chunks: Chunks) -> None:
+        """Append the chunks; those that are on the file are removed from the list."""
+        self.begin()
+        assert self._file is not None
+        while chunks:
+            written = os.writev(self._file, chunks[:_VECTORS])
+            while chunks and written >= len(chunks[0]):
+                done = chunks.pop(0)
+                written -= len(done)
+                if self._kept is not None:
+                    self._kept.append(done)
+            if written:
+                if self._kept is not None:
+                    self._kept.append(chunks[0][:written])
+                chunks[0] = chunks[0][written:]
+
+    def publish(self) -> None:
+        """Give the whole file its public name, in one step that replaces nothing.
+
+        When it returns, the bytes and the name survive a power loss (if ``fsync``). If the very
+        bytes are already there under the name, that file is left as it is and counts as ours.
+
+        :raises SlotTaken: if other bytes are there.
+        :raises NotDurable: if a flush failed and the data can not be written again.
+        """
+        self.write(self._owed)
+        assert self._file is not None
+        if os.fstat(self._file).st_size != self._size:
+            raise NotDurable(errno.EIO, "the file system lost bytes that it had taken")
+        if self._fsync:
+            self._flush(self._file)
+        published = False
+        while not published:
+            folders = self._folders(make=True)
+            try:
+                published = self._link(folders) or self._same_is_there(folders)
+            except BaseException:
+                folders.remove_made()
+                raise
+            finally:
+                folders.close()
+
+    def close(self) -> None:
+        """Let go of the file. If it was not published, nothing of the upload stays."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+        self._unlink_name()
+
+    def _unlink_name(self) -> None:
+        if self._name is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self._name, dir_fd=self._nursery)
+            self._name = None
+
+    def _make_file(self) -> int:
+        mode = os.O_RDWR | os.O_CLOEXEC
+        if self._anonymous:
+            file = os.open(b".", mode | os.O_TMPFILE, 0o644, dir_fd=self._nursery)
+        else:
+            self._name = b"%b.part" % secrets.token_hex(16).encode()
+            file = os.open(self._name, mode | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=self._nursery)
+        try:
+            # Held while the upload lives. It tells the sweep of another daemon to leave a named file alone,
+            # and a second upload of the same bytes to wait until our folders are flushed.
+            _lock(file, fcntl.LOCK_EX)
+            if self._media_type and len(self._media_type) <= _LONGEST_TYPE:
+                _set_type(file, self._media_type)
+        except BaseException:
+            os.close(file)
+            self._unlink_name()
+            raise
+        return file
+
+    def _flush(self, file: int) -> None:
+        try:
+            os.fsync(file)
+        except OSError as error:
+            # Linux counts the pages as clean after a failed fsync: the next one would succeed and prove
+            # nothing. Only writing the data again, to a new file, does.
+            if self._kept is None:
+                raise NotDurable(error.errno, error.strerror) from error
+            self.close()
+            self._owed, self._kept = self._kept, []
+            raise
+
+    def _folders(self, make: bool = False) -> Folders:
+        try:
+            return Folders(self._root, self._path.segments[:-1], make)
+        except NotADirectoryError:
+            raise SlotTaken from None
+
+    def _link(self, folders: Folders) -> bool:
+        """Publish under the slot's name; False if that is taken, or its folder was removed meanwhile."""
+        name = self._path.segments[-1]
+        try:
+            if self._name is None:
+                # linkat with AT_SYMLINK_FOLLOW names a file that has none.
+                nameless = f"/proc/self/fd/{self._file}"
+                os.link(nameless, name, dst_dir_fd=folders.innermost, follow_symlinks=True)
+            else:
+                os.link(self._name, name, src_dir_fd=self._nursery, dst_dir_fd=folders.innermost)
+        except FileExistsError:
+            return False
+        except FileNotFoundError:
+            if os.fstat(folders.innermost).st_nlink:
+                raise
+            return False
+        if self._fsync:
+            try:
+                folders.sync()
+            except BaseException:
+                # Taken back, so that the next try changes the folder again and has something to flush.
+                os.unlink(name, dir_fd=folders.innermost)
+                raise
+        return True
+
+    def _same_is_there(self, folders: Folders) -> bool:
+        """Whether the public file has our bytes and is safe; False if it is gone again."""
+        assert self._file is not None
+        name = self._path.segments[-1]
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            there = os.open(name, flags, dir_fd=folders.innermost)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):
+                raise SlotTaken from None
+            raise
+        try:
+            if not _same_bytes(self._file, there, self._size):
+                raise SlotTaken
+            # EAGAIN, and so a later try, while the upload that made it has still to flush its folders.
+            _lock(there, fcntl.LOCK_SH)
+            if not os.fstat(there).st_nlink:
+                return False
+            if self._fsync:
+                os.fsync(there)
+                folders.sync()
+            return True
+        finally:
+            os.close(there)
+
+    def _refuse_other_length(self) -> None:
+        try:
+            folders = self._folders()
+        except FileNotFoundError:
+            return
+        try:
+            there = os.stat(self._path.segments[-1], dir_fd=folders.innermost, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        finally:
+            folders.close()
+        if there.st_size != self._size or not stat.S_ISREG(there.st_mode):
+            raise SlotTaken
+
+
+def _lock(file: int, how: int) -> None:
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass  # A file system without locks: two uploads of one slot at once are then less well ordered.
+
+
+def _set_type(file: int, media_type: bytes) -> None:
+    try:
+        os.setxattr(file, MIME_TYPE, media_type)
+    except OSError as error:
+        if error.errno not in _NO_ATTRIBUTES:
+            raise
+
+
+def _same_bytes(ours: int, theirs: int, size: int) -> bool:
+    there = os.fstat(theirs)
+    if there.st_size != size or not stat.S_ISREG(there.st_mode):
+        return False
+    return all(
+        os.pread(ours, _BLOCK, offset) == os.pread(theirs, _BLOCK, offset) for offset in range(0, size, _BLOCK)
+    )

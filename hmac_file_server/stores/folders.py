@@ -1,0 +1,70 @@
+"""Folders of the store, reached by descriptors so that no symbolic link can lead elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Folders:
+    """The open folders from the store's root down to the one that holds a file.
+
+    :param root: a descriptor of the root, which stays the caller's.
+    :param names: the folders below it, outermost first.
+    :param make: make what is missing.
+    :raises OSError: ENOENT, ENOTDIR (also for a symbolic link), EACCES and whatever the disk says.
+    """
+
+    def __init__(self, root: int, names: Sequence[bytes], make: bool = False) -> None:
+        self._names = names
+        self._chain = [root]
+        self._made: list[int] = []
+        try:
+            for level, name in enumerate(names):
+                self._chain.append(self._enter(level, name, make))
+        except BaseException:
+            self.remove_made()
+            self.close()
+            raise
+
+    def _enter(self, level: int, name: bytes, make: bool) -> int:
+        parent = self._chain[level]
+        while True:
+            try:
+                return os.open(name, _FOLDER, dir_fd=parent)
+            except FileNotFoundError:
+                if not make:
+                    raise
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o755, dir_fd=parent)
+                self._made.append(level)
+
+    @property
+    def innermost(self) -> int:
+        """A descriptor of the folder that holds the file, good until :meth:`close`."""
+        return self._chain[-1]
+
+    def sync(self) -> None:
+        """Flush every name on the way, so that the file is found after a power loss.
+
+        All of them, not only those made here: one that another upload has just made may not be on
+        the disk yet.
+        """
+        for folder in reversed(self._chain):
+            os.fsync(folder)
+
+    def remove_made(self) -> None:
+        """Remove the folders that were made here and are still empty."""
+        for level in reversed(self._made):
+            with contextlib.suppress(OSError):
+                os.rmdir(self._names[level], dir_fd=self._chain[level])
+        self._made = []
+
+    def close(self) -> None:
+        """Close all descriptors but the root's."""
+        for folder in self._chain[1:]:
+            os.close(folder)
+        del self._chain[1:]

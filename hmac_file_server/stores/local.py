@@ -1,0 +1,172 @@
+"""The store on a file system: files at the path of their URL, as prosody-filer lays them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+
+import attrs
+
+from hmac_file_server.slots.path import RESERVED, SlotPath
+from hmac_file_server.stores.draft import MIME_TYPE, Draft
+from hmac_file_server.stores.folders import Folders
+
+_NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO}
+
+
+class NoSuchFile(Exception):
+    """There is no file to serve under this path."""
+
+
+class Unusable(Exception):
+    """The folder can not be a store; the text says why and what would help."""
+
+
+@attrs.define
+class StoredFile:
+    """A file of the store, open for reading.
+
+    :param descriptor: the open file; whoever has the StoredFile closes it.
+    :param size: bytes.
+    :param mtime_ns: when the last byte was written, in nanoseconds since 1970.
+    :param media_type: the type that was verified when it was uploaded, None if that is not known.
+    :param content: all its bytes where it is small and was asked for, else None.
+    """
+
+    descriptor: int
+    size: int
+    mtime_ns: int
+    media_type: bytes | None
+    content: bytes | None = None
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+class LocalStore:
+    """A folder full of uploads. All methods but :meth:`draft` block and belong in a worker thread.
+
+    :param folder: its path; made if it is not there.
+    :param fsync: whether a published file has reached the disk.
+    :raises Unusable: if files can not be made or published there.
+    """
+
+    def __init__(self, folder: str, fsync: bool = True) -> None:
+        self._fsync = fsync
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        try:
+            os.makedirs(folder, exist_ok=True)
+            self._root = os.open(folder, flags)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(RESERVED, 0o700, dir_fd=self._root)
+            self._nursery = os.open(RESERVED, flags | os.O_NOFOLLOW, dir_fd=self._root)
+        except OSError as error:
+            raise Unusable(error.strerror or str(error)) from error
+        self._anonymous = self._find_how_to_publish()
+
+    def _find_how_to_publish(self) -> bool:
+        """Whether files can be published that had no name before; else they need one."""
+        last: OSError | None = None
+        for anonymous in (True, False):
+            probe = SlotPath((RESERVED, b"probe-%d" % os.getpid()))
+            draft = Draft(self._root, self._nursery, anonymous, probe, 0, None, fsync=False)
+            try:
+                draft.publish()
+                os.unlink(probe.segments[1], dir_fd=self._nursery)
+                return anonymous
+            except OSError as error:
+                last = error
+            finally:
+                draft.close()
+        assert last is not None
+        reason = last.strerror or str(last)
+        raise Unusable(f"a file can not be made and given its name there with link(2): {reason}") from last
+
+    def draft(self, path: SlotPath, size: int, media_type: bytes | None) -> Draft:
+        """A new upload; nothing touches the disk yet.
+
+        :param size: its length in bytes.
+        :param media_type: the type that was verified, None where none was.
+        """
+        return Draft(self._root, self._nursery, self._anonymous, path, size, media_type, self._fsync)
+
+    def open(self, path: SlotPath, preload: int = 0) -> StoredFile:
+        """Open a file to serve it.
+
+        :param preload: read the content at once if it is no longer than so many bytes.
+        :raises NoSuchFile: if there is none: also for folders, symbolic links and devices.
+        :raises OSError: if the disk fails.
+        """
+        try:
+            folders = Folders(self._root, path.segments[:-1])
+            try:
+                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                descriptor = os.open(path.segments[-1], flags, dir_fd=folders.innermost)
+            finally:
+                folders.close()
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                raise NoSuchFile from None
+            raise
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise NoSuchFile
+            file = StoredFile(descriptor, status.st_size, status.st_mtime_ns, _get_type(descriptor))
+            if status.st_size <= preload:
+                file.content = os.pread(descriptor, status.st_size, 0)
+                if len(file.content) != status.st_size:
+                    file.content = None
+            return file
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def free(self) -> int:
+        """Bytes that uploads can still take."""
+        figures = os.fstatvfs(self._root)
+        return figures.f_bavail * figures.f_frsize
+
+    def check_writable(self) -> None:
+        """Make and drop a file.
+
+        :raises OSError: if uploads would fail now.
+        """
+        draft = self.draft(SlotPath((RESERVED, b"probe")), 1, None)
+        try:
+            draft.write([b"\0"])
+        finally:
+            draft.close()
+
+    def sweep(self) -> int:
+        """Remove what uploads of dead daemons left; returns how many files."""
+        removed = 0
+        for name in os.listdir(self._nursery):
+            left = os.fsencode(name)
+            with contextlib.suppress(OSError):
+                descriptor = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._nursery)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(left, dir_fd=self._nursery)
+                    removed += 1
+                finally:
+                    os.close(descriptor)
+        return removed
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        os.close(self._nursery)
+        os.close(self._root)
+
+
+def _get_type(descriptor: int) -> bytes | None:
+    try:
+        return os.getxattr(descriptor, MIME_TYPE) or None
+    except OSError:
+        return None

@@ -1,0 +1,64 @@
+"""The ``twist hmac-file-server`` command: its options, and the service they ask for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, NoReturn
+
+from twisted.application.service import IService
+from twisted.python.usage import Options as UsageOptions
+
+from hmac_file_server import config, log
+
+
+class Options(UsageOptions):
+    """Command line options.
+
+    :ivar config: the checked configuration, once the options are parsed.
+    """
+
+    optParameters = [["config", "c", "./config.toml", "Path of the configuration file."]]
+    config: config.Config
+    parent: Any = None
+
+    def postOptions(self) -> None:
+        """Load the configuration, before anything listens; on an error say it in one line and exit."""
+        try:
+            self.config = config.load(self["config"])
+            if self.parent is not None:
+                self._direct_log(self.config)
+        except config.ConfigError as error:
+            fail(str(error))
+
+    def _direct_log(self, settings: config.Config) -> None:
+        """Tell twist where and how to log; its own ``--log-file`` holds where LogFile is empty."""
+        try:
+            if settings.log_file:
+                self.parent["logFile"] = log.open_log(settings.log_file)
+        except OSError as error:
+            reason = f"{error.strerror}; name a file that can be written, or leave it empty"
+            raise config.ConfigError(settings.problem("LogFile", settings.log_file, reason)) from None
+        self.parent["logLevel"] = log.LEVELS[settings.log_level]
+        self.parent["fileLogObserverFactory"] = log.observer
+
+
+def makeService(options: Options, reactor: Any = None) -> IService:
+    """The service that ``twist`` runs.
+
+    :param reactor: the global one by default.
+    """
+    if reactor is None:
+        from twisted.internet import reactor
+    from hmac_file_server.service import FileService
+
+    try:
+        return FileService(options.config, reactor)
+    except config.ConfigError as error:
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    """End with one line on standard error."""
+    print(message, file=sys.stderr)
+    raise SystemExit(os.EX_CONFIG)

@@ -1,0 +1,141 @@
+"""The retry loop: a step that the disk refused is tried again later, by the reactor's clock."""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from hmac_file_server.stores.draft import NotDurable
+
+_log = Logger()
+
+LONGEST_DELAY = 60.0
+"""Seconds; the delay doubles until it gets here."""
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Errors that say that the disk, or a quota, is full."""
+
+_MAY_PASS = NO_ROOM | {
+    errno.EIO,
+    errno.EAGAIN,
+    errno.EINTR,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EBUSY,
+    errno.ENOTCONN,
+    errno.ECONNRESET,
+    errno.ECONNABORTED,
+    errno.ECONNREFUSED,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.EREMOTEIO,
+    errno.ENOLINK,
+    errno.ENXIO,
+    errno.ENODEV,
+}
+
+InThread = Callable[[Callable[[], Any]], "Deferred[Any]"]
+"""Runs a function in a worker thread; the Deferred fires in the reactor's."""
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same step can succeed later: the disk may get room, a network file system may come back."""
+    return isinstance(error, OSError) and not isinstance(error, NotDurable) and error.errno in _MAY_PASS
+
+
+@attrs.frozen
+class RetryPolicy:
+    """How often and how soon a step is tried again.
+
+    :param clock: schedules the tries.
+    :param retries: tries after the first one.
+    :param delay: seconds before the first of them; then doubling, with jitter, up to :data:`LONGEST_DELAY`.
+    :param retried: told of each error that leads to another try.
+    """
+
+    clock: IReactorTime
+    retries: int
+    delay: float
+    retried: Callable[[OSError], None] = lambda error: None
+    jitter: Callable[[float, float], float] = random.uniform
+
+    def delay_before(self, attempt: int) -> float:
+        """Seconds to wait before a try; attempt 1 is the first one after a failure."""
+        longest = min(self.delay * 2.0 ** min(attempt - 1, 32), LONGEST_DELAY)
+        return longest * self.jitter(0.75, 1.0)
+
+
+class RetryLoop:
+    """Runs one upload's steps, one at a time, each again and again until it succeeds or is given up.
+
+    No thread waits: between two tries there is only a timer.
+    """
+
+    def __init__(self, policy: RetryPolicy, in_thread: InThread) -> None:
+        self._policy = policy
+        self._in_thread = in_thread
+        self._timer: IDelayedCall | None = None
+        self._attempts = 0
+        self._stopped = False
+        self._step: Callable[[], Any] | None = None
+        self._result: Deferred[Any] | None = None
+
+    def run(self, step: Callable[[], Any]) -> Deferred[Any]:
+        """Run a blocking step in a thread until it succeeds.
+
+        :returns: fires with its result, or fails with the error that can not pass, the last error
+            when the tries are used up, or CancelledError after :meth:`stop`.
+        """
+        self._step, self._attempts = step, 0
+        result = self._result = Deferred()
+        self._try()
+        return result
+
+    def stop(self) -> None:
+        """Try no more. A step that is running in a thread is waited for; then its own outcome counts."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._finish(Failure(CancelledError()))
+
+    def _try(self) -> None:
+        self._timer = None
+        assert self._step is not None
+        self._in_thread(self._step).addCallbacks(self._finish, self._failed)
+
+    def _failed(self, failure: Failure) -> None:
+        error = failure.value
+        if self._stopped or not may_pass(error) or self._attempts >= self._policy.retries:
+            self._finish(failure)
+            return
+        assert isinstance(error, OSError)
+        self._attempts += 1
+        delay = self._policy.delay_before(self._attempts)
+        _log.warn(
+            "the store failed, trying again in {delay:.1f} s ({attempt} of {retries}): {error}",
+            delay=delay,
+            attempt=self._attempts,
+            retries=self._policy.retries,
+            error=error.strerror,
+        )
+        self._policy.retried(error)
+        self._timer = self._policy.clock.callLater(delay, self._try)
+
+    def _finish(self, outcome: Any) -> None:
+        result, self._result, self._step = self._result, None, None
+        assert result is not None
+        result.callback(outcome)

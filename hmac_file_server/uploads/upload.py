@@ -1,0 +1,200 @@
+"""Uploads: the consumer of a request's body, which brings it to the store piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from hmac_file_server.slots.signature import Slot
+from hmac_file_server.stores.draft import Chunks, Draft
+from hmac_file_server.stores.local import LocalStore
+from hmac_file_server.uploads.retry import InThread, RetryLoop, RetryPolicy
+
+MEMORY = 32 << 20
+"""Bytes that all uploads together gather before they write; many at once write smaller pieces."""
+
+_SMALLEST_PIECE = 16 << 10
+_CRUMB = 4 << 10
+
+
+class Broken(Exception):
+    """The client went away before the body was complete."""
+
+
+class Uploads:
+    """All uploads of the daemon, and what they share.
+
+    :param store: where they go.
+    :param in_thread: runs the store's blocking calls.
+    :param policy: when a refused step is tried again.
+    :param chunk_size: bytes that an upload gathers before it writes them.
+    """
+
+    def __init__(self, store: LocalStore, in_thread: InThread, policy: RetryPolicy, chunk_size: int) -> None:
+        self._store = store
+        self._in_thread = in_thread
+        self._policy = policy
+        self._chunk_size = chunk_size
+        self.active: set[Upload] = set()
+
+    def start(self, slot: Slot) -> Upload:
+        """Begin to receive the file of a slot whose signature was verified."""
+        draft = self._store.draft(slot.path, slot.size, slot.media_type)
+        upload = Upload(draft, self.piece_size, RetryLoop(self._policy, self._in_thread), self._in_thread)
+        self.active.add(upload)
+        upload.closed.addCallback(self.active.discard)
+        return upload
+
+    def piece_size(self) -> int:
+        """Bytes that one upload gathers at the moment before it writes."""
+        return min(self._chunk_size, max(_SMALLEST_PIECE, MEMORY // max(1, len(self.active))))
+
+
+@implementer(IConsumer)
+class Upload:
+    """One request's body on its way to the disk.
+
+    ``unregisterProducer`` says that the body is complete; :meth:`abandon` that it never will be.
+
+    :ivar done: fires with None when the file is public and safe; fails with SlotTaken, OSError
+        or :exc:`Broken`.
+    :ivar closed: fires with the upload when it holds nothing any more.
+    """
+
+    def __init__(
+        self, draft: Draft, piece_size: Callable[[], int], loop: RetryLoop, in_thread: InThread
+    ) -> None:
+        self._draft = draft
+        self._piece_size = piece_size
+        self._loop = loop
+        self._in_thread = in_thread
+        self._producer: IPushProducer | None = None
+        self._paused = False
+        self._gathered: Chunks = []
+        self._gathered_size = 0
+        self._complete = False
+        self._running = False
+        self._outcome: Failure | None = None
+        self._over = False
+        self.done: Deferred[None] = Deferred()
+        self.closed: Deferred[Upload] = Deferred()
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        """Take the body from a push producer, which is paused while the disk is behind."""
+        if not streaming:
+            raise ValueError("an upload takes its bytes from a push producer")
+        self._producer = IPushProducer(producer)
+
+    def unregisterProducer(self) -> None:
+        """The body is complete: publish it."""
+        self._producer = None
+        self._complete = True
+        self._proceed()
+
+    def begin(self) -> Deferred[None]:
+        """Find out whether the store can take the file, before its first byte.
+
+        :returns: fires when it can; when not, ``done`` fails instead.
+        """
+        ready: Deferred[None] = Deferred()
+        self._run(self._draft.begin, lambda: ready.callback(None))
+        return ready
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes of the body."""
+        if self._over:
+            return
+        gathered = self._gathered
+        if len(data) >= _CRUMB:
+            gathered.append(data)
+        elif gathered and isinstance(gathered[-1], bytearray):
+            gathered[-1] += data
+        else:
+            gathered.append(bytearray(data))
+        self._gathered_size += len(data)
+        if self._gathered_size < self._piece_size():
+            return
+        self._proceed()
+        # The next piece is gathered while this one is written; the client waits when both are full.
+        if self._gathered and self._running and self._producer is not None and not self._paused:
+            self._paused = True
+            self._producer.pauseProducing()
+
+    def abandon(self, reason: Exception | None = None) -> None:
+        """Stop, and leave nothing behind. Does nothing once the upload is over.
+
+        :param reason: what ``done`` fails with; :exc:`Broken` by default.
+        """
+        if self._over or self._outcome is not None:
+            return
+        self._outcome = Failure(reason or Broken("the client closed the connection"))
+        self._producer = None
+        if self._running:
+            self._loop.stop()
+        else:
+            self._end()
+
+    def _proceed(self) -> None:
+        if self._running or self._over:
+            return
+        if self._complete:
+            chunks = self._take()
+            self._run(lambda: self._finish_file(chunks), self._published)
+        elif self._gathered_size >= self._piece_size():
+            chunks = self._take()
+            self._run(lambda: self._draft.write(chunks))
+
+    def _take(self) -> Chunks:
+        chunks, self._gathered, self._gathered_size = self._gathered, [], 0
+        return chunks
+
+    def _finish_file(self, chunks: Chunks) -> None:
+        self._draft.write(chunks)
+        self._draft.publish()
+        self._draft.close()
+
+    def _run(self, step: Callable[[], None], then: Callable[[], None] = lambda: None) -> None:
+        self._running = True
+        self._loop.run(step).addCallbacks(self._succeeded, self._failed, callbackArgs=(then,))
+
+    def _succeeded(self, result: None, then: Callable[[], None]) -> None:
+        self._running = False
+        then()
+        if self._over:
+            return
+        if self._outcome is not None:
+            self._end()
+            return
+        if self._paused and self._producer is not None:
+            self._paused = False
+            self._producer.resumeProducing()
+        self._proceed()
+
+    def _published(self) -> None:
+        self._outcome = None
+        self._end()
+
+    def _failed(self, failure: Failure) -> None:
+        self._running = False
+        if self._outcome is None:
+            self._outcome = failure
+        self._end()
+
+    def _end(self) -> None:
+        """Close the draft, then tell: an answer goes out when nothing of a failed upload is left."""
+        self._over = True
+        self._gathered = []
+        self._producer = None
+        outcome = self._outcome
+        if outcome is None:
+            self._tell(None)
+        else:
+            self._in_thread(self._draft.close).addBoth(lambda _: self._tell(outcome))
+
+    def _tell(self, outcome: Failure | None) -> None:
+        self.done.callback(outcome)  # type: ignore[arg-type]  # a Failure takes the errback's way
+        self.closed.callback(self)

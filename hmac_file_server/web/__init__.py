@@ -1,0 +1,1 @@
+"""HTTP: from bytes to the Resource tree and back."""

@@ -1,0 +1,69 @@
+"""Who a request comes from, as far as that can be believed."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Sequence
+
+from twisted.internet.interfaces import IAddress
+from twisted.web.http_headers import Headers
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+LOCAL = "unix"
+"""What stands for the peer of a Unix socket; it is trusted as a proxy, for only local programs reach it."""
+
+_FOR = re.compile(r'(?:^|[;,])\s*for\s*=\s*(?:"([^"]*)"|([^;,\s]*))', re.IGNORECASE)
+
+
+def client_address(peer: IAddress, headers: Headers, trusted: Sequence[Network]) -> str:
+    """The address that a request came from.
+
+    Only a trusted proxy's word is taken: going back from the peer, the first address that is not
+    a trusted proxy is the client.
+
+    :param trusted: the networks whose ``Forwarded`` (RFC 7239) or ``X-Forwarded-For`` is believed.
+    """
+    host = getattr(peer, "host", None)
+    address = _parse(host) if isinstance(host, str) else None
+    if address is not None and not _in(address, trusted):
+        return str(address)
+    believed = str(address) if address is not None else LOCAL
+    for hop in reversed(_hops(headers)):
+        address = _parse(hop)
+        if address is None:
+            break
+        believed = str(address)
+        if not _in(address, trusted):
+            break
+    return believed
+
+
+def _hops(headers: Headers) -> list[str]:
+    forwarded = headers.getRawHeaders(b"Forwarded")
+    if forwarded:
+        text = b",".join(forwarded).decode("latin-1")
+        return [quoted or plain for quoted, plain in _FOR.findall(text)]
+    forwarded_for = headers.getRawHeaders(b"X-Forwarded-For") or []
+    return [hop for hop in b",".join(forwarded_for).decode("latin-1").split(",") if hop.strip()]
+
+
+def _parse(hop: str) -> _Address | None:
+    hop = hop.strip().strip('"')
+    if hop.startswith("["):
+        hop = hop[1:].partition("]")[0]
+    elif hop.count(":") == 1:
+        hop = hop.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(hop)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def _in(address: _Address, networks: Sequence[Network]) -> bool:
+    return any(address in network for network in networks)

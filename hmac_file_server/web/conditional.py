@@ -1,0 +1,133 @@
+"""Conditional and range requests (RFC 9110, sections 13 and 14)."""
+
+from __future__ import annotations
+
+import re
+
+from twisted.web.http import datetimeToString, stringToDatetime
+from twisted.web.http_headers import Headers
+
+from hmac_file_server.stores.local import StoredFile
+
+Range = tuple[int, int]
+"""Offset and length in bytes."""
+
+_MOST_RANGES = 16
+_SPEC = re.compile(rb"(\d*)\s*-\s*(\d*)\Z")
+_TAG = re.compile(rb'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
+_LONGEST_NUMBER = 18
+
+
+class Unsatisfiable(Exception):
+    """No requested range lies in the file: 416."""
+
+
+def etag(file: StoredFile) -> bytes:
+    """A strong validator: it is another one if a byte is another one, for a path is never reused."""
+    return b'"%x-%x"' % (file.mtime_ns, file.size)
+
+
+def last_modified(file: StoredFile) -> bytes:
+    """The file's time as an HTTP date."""
+    return datetimeToString(file.mtime_ns // 1_000_000_000)
+
+
+def precondition_status(headers: Headers, file: StoredFile) -> int:
+    """200 to go on, else 304 or 412, for a GET or HEAD (RFC 9110, section 13.2.2)."""
+    tag = etag(file)
+    modified = file.mtime_ns // 1_000_000_000
+    match = headers.getRawHeaders(b"If-Match")
+    if match is not None:
+        if not _matches(match, tag, weak=False):
+            return 412
+    else:
+        unmodified_since = _date(headers, b"If-Unmodified-Since")
+        if unmodified_since is not None and modified > unmodified_since:
+            return 412
+    none_match = headers.getRawHeaders(b"If-None-Match")
+    if none_match is not None:
+        return 304 if _matches(none_match, tag, weak=True) else 200
+    modified_since = _date(headers, b"If-Modified-Since")
+    if modified_since is not None and modified <= modified_since:
+        return 304
+    return 200
+
+
+def requested_ranges(headers: Headers, file: StoredFile) -> list[Range] | None:
+    """What of the file a GET asks for; None for all of it.
+
+    A Range header that is malformed, of another unit, or that asks for more ranges than is sane
+    is passed over, as section 14.2 allows.
+
+    :raises Unsatisfiable: if nothing of what was asked for exists.
+    """
+    values = headers.getRawHeaders(b"Range")
+    if values is None or len(values) != 1 or not _if_range_holds(headers, file):
+        return None
+    unit, _, specs = values[0].partition(b"=")
+    if unit.strip().lower() != b"bytes":
+        return None
+    ranges: list[Range] = []
+    count = 0
+    for spec in specs.split(b","):
+        spec = spec.strip()
+        if not spec:
+            continue
+        count += 1
+        found = _SPEC.match(spec)
+        if found is None or count > _MOST_RANGES or max(map(len, found.groups())) > _LONGEST_NUMBER:
+            return None
+        first, last = found.groups()
+        if not first and not last:
+            return None
+        if first and last and int(last) < int(first):
+            return None
+        chosen = _choose(first, last, file.size)
+        if chosen is not None:
+            ranges.append(chosen)
+    if not count:
+        return None
+    if not ranges:
+        raise Unsatisfiable
+    if sum(length for _, length in ranges) > file.size:
+        return None  # overlapping: the whole file is less
+    return ranges
+
+
+def _choose(first: bytes, last: bytes, size: int) -> Range | None:
+    if not first:
+        length = min(int(last), size)
+        return (size - length, length) if length else None
+    offset = int(first)
+    if offset >= size:
+        return None
+    end = min(int(last), size - 1) if last else size - 1
+    return offset, end - offset + 1
+
+
+def _if_range_holds(headers: Headers, file: StoredFile) -> bool:
+    values = headers.getRawHeaders(b"If-Range")
+    if values is None:
+        return True
+    value = values[-1].strip()
+    if value.startswith((b'"', b"W/")):
+        return value == etag(file)
+    return value == last_modified(file)
+
+
+def _matches(values: list[bytes], tag: bytes, weak: bool) -> bool:
+    value = b",".join(values)
+    if value.strip() == b"*":
+        return True
+    tags = _TAG.findall(value)
+    return tag in tags or (weak and b"W/" + tag in tags)
+
+
+def _date(headers: Headers, name: bytes) -> int | None:
+    values = headers.getRawHeaders(name)
+    if values is None:
+        return None
+    try:
+        return stringToDatetime(values[-1])
+    except (ValueError, IndexError, OverflowError):
+        return None

@@ -1,0 +1,240 @@
+"""Downloads: producers that bring a file's bytes to the socket, by the kernel's own copy where they can."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.interfaces import IDelayedCall, IPullProducer, IPushProducer, IReactorTime
+from twisted.internet.tcp import Connection
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from hmac_file_server.stores.local import StoredFile
+from hmac_file_server.uploads.retry import InThread
+from hmac_file_server.web.conditional import Range
+
+if TYPE_CHECKING:
+    from hmac_file_server.web.request import Request
+
+_log = Logger()
+
+Piece = bytes | Range
+"""Bytes to send as they are, or a range of the file."""
+
+_WINDOW = 1 << 20
+_READ = 256 << 10
+_NOT_WAITING = getattr(os, "RWF_NOWAIT", 0)
+
+
+def send(request: Request, file: StoredFile, pieces: list[Piece], in_thread: InThread, idle_timeout: float) -> None:
+    """Send pieces of a file as the body of an answer whose headers are written, and finish the request.
+
+    :param file: is closed at the end, whatever happens.
+    :param in_thread: for reads that may have to wait for the disk.
+    :param idle_timeout: seconds; a reader that takes nothing for so long loses its connection.
+    """
+    transport = request.channel.transport
+    kind = _KernelCopy if isinstance(transport, Connection) and not transport.TLS else _Copy
+    kind(request, file, pieces, in_thread, idle_timeout).start()
+
+
+class _Download:
+    def __init__(
+        self, request: Request, file: StoredFile, pieces: list[Piece], in_thread: InThread, idle_timeout: float
+    ) -> None:
+        self._request = request
+        self._channel = request.channel
+        self._transport: Any = request.channel.transport
+        self._file = file
+        self._pieces = _parts(pieces)
+        self._in_thread = in_thread
+        self._idle_timeout = idle_timeout
+        clock: IReactorTime = request.site.reactor
+        self._timer: IDelayedCall | None = clock.callLater(idle_timeout, self._timed_out)
+        self._reading = False
+        self._stopped = False
+
+    def _progressed(self) -> None:
+        if self._timer is not None:
+            self._timer.reset(self._idle_timeout)
+
+    def _timed_out(self) -> None:
+        self._timer = None
+        self._channel.timed_out = True
+        self._transport.abortConnection()
+
+    def _read(self, offset: int, length: int) -> None:
+        """Read in a thread, then go on in :meth:`_have`."""
+        self._reading = True
+        descriptor = self._file.descriptor
+        self._in_thread(lambda: os.pread(descriptor, length, offset)).addCallbacks(self._have_read, self._failed)
+
+    def _have_read(self, data: bytes) -> None:
+        self._reading = False
+        if self._stopped:
+            self._file.close()
+        elif not data:
+            self._fail("the file is shorter than it was")
+        else:
+            self._have(data)
+
+    def _have(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def _failed(self, failure: Failure) -> None:
+        self._reading = False
+        if self._stopped:
+            self._file.close()
+        else:
+            self._fail(str(failure.value))
+
+    def _fail(self, reason: str) -> None:
+        # The headers promised a length: only cutting the connection tells the client that it got less.
+        _log.error("a download can not go on: {reason}", reason=reason)
+        self._transport.abortConnection()
+
+    def stopProducing(self) -> None:
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._reading:
+            self._file.close()
+
+
+@implementer(IPullProducer)
+class _KernelCopy(_Download):
+    """``sendfile`` straight to the socket, registered with the transport itself, behind the channel's back."""
+
+    _begun = False
+    _part: Piece | None = None
+    _cached_to = 0
+
+    def start(self) -> None:
+        self._transport.unregisterProducer()
+        self._transport.registerProducer(self, False)
+
+    def resumeProducing(self) -> None:
+        if not self._begun:
+            # The call that registering makes; the next one comes when the headers are on their way.
+            self._begun = True
+            return
+        if self._reading or self._stopped:
+            return
+        self._progressed()
+        part = self._part or next(self._pieces, None)
+        self._part = part
+        if part is None:
+            self._end()
+        elif isinstance(part, bytes):
+            self._part = None
+            self._request.sentLength += len(part)
+            self._transport.write(part)
+        else:
+            self._send(*part)
+
+    def _send(self, offset: int, length: int) -> None:
+        if offset + length > self._cached_to and not _is_cached(self._file.descriptor, offset, length):
+            self._read(offset, length)
+            return
+        try:
+            sent = os.sendfile(self._transport.fileno(), self._file.descriptor, offset, length)
+        except BlockingIOError:
+            self._transport.startWriting()
+            return
+        except OSError:
+            self._transport.abortConnection()
+            return
+        if not sent:
+            self._fail("the file is shorter than it was")
+            return
+        self._request.sentLength += sent
+        self._part = (offset + sent, length - sent) if sent < length else None
+        self._transport.startWriting()
+
+    def _have(self, data: bytes) -> None:
+        # What was read is in the page cache now: sendfile will not wait for the disk.
+        assert isinstance(self._part, tuple)
+        self._cached_to = self._part[0] + self._part[1]
+        self._transport.startWriting()
+
+    def _end(self) -> None:
+        self._transport.unregisterProducer()
+        self._transport.registerProducer(self._channel, True)
+        self.stopProducing()
+        self._request.finish()
+
+
+@implementer(IPushProducer)
+class _Copy(_Download):
+    """Reads in a thread and writes to the transport: for TLS and whatever else has no plain socket."""
+
+    _paused = False
+
+    def start(self) -> None:
+        self._request.registerProducer(self, True)
+        self.resumeProducing()
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        self._proceed()
+
+    def _proceed(self) -> None:
+        while not (self._paused or self._reading or self._stopped):
+            self._progressed()
+            part = next(self._pieces, None)
+            if part is None:
+                self._request.unregisterProducer()
+                self.stopProducing()
+                self._request.finish()
+            elif isinstance(part, bytes):
+                self._request.write(part)
+            else:
+                offset, length = part
+                if length > _READ:
+                    self._pieces = _chain((offset + _READ, length - _READ), self._pieces)
+                self._wanted = min(length, _READ)
+                self._read(offset, self._wanted)
+
+    def _have(self, data: bytes) -> None:
+        if len(data) != self._wanted:
+            self._fail("the file is shorter than it was")
+            return
+        self._request.write(data)
+        self._proceed()
+
+
+def _parts(pieces: list[Piece]) -> Iterator[Piece]:
+    """The pieces, ranges cut so that none keeps the reactor or a thread for long."""
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            yield piece
+            continue
+        offset, length = piece
+        while length > 0:
+            step = min(length, _WINDOW)
+            yield offset, step
+            offset += step
+            length -= step
+
+
+def _chain(first: Piece, rest: Iterator[Piece]) -> Iterator[Piece]:
+    yield first
+    yield from rest
+
+
+def _is_cached(descriptor: int, offset: int, length: int) -> bool:
+    """Whether the ends of a range are in memory, so that sending it is not likely to wait for the disk."""
+    byte = bytearray(1)
+    try:
+        return all(
+            os.preadv(descriptor, [byte], position, _NOT_WAITING) for position in (offset, offset + length - 1)
+        )
+    except OSError:
+        return False

@@ -1,0 +1,38 @@
+"""The one HTTP error: raised anywhere below a request, answered in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+
+@attrs.frozen
+class HTTPError(Exception):
+    """An answer other than the one that was asked for.
+
+    :param status: the status code (RFC 9110, section 15).
+    :param reason: one word or two for the metrics, from a fixed set.
+    :param message: for the client, one sentence.
+    :param detail: for the operator's log where that may say more than the client is told.
+    :param headers: further response headers.
+    """
+
+    status: int
+    reason: str
+    message: str
+    detail: str = ""
+    headers: Mapping[bytes, bytes] = attrs.field(factory=dict)
+
+    def __str__(self) -> str:
+        return self.detail or self.message
+
+
+def method_not_allowed(allowed: bytes) -> HTTPError:
+    """405, with what is allowed (RFC 9110, section 15.5.6)."""
+    return HTTPError(405, "method", "this method is not served here", headers={b"Allow": allowed})
+
+
+def unavailable(reason: str, message: str, detail: str = "", seconds: int = 30) -> HTTPError:
+    """503, with the seconds after which to come again (RFC 9110, section 15.6.4)."""
+    return HTTPError(503, reason, message, detail, {b"Retry-After": b"%d" % seconds})

@@ -1,0 +1,387 @@
+"""Requests, decided when their headers are complete; the only module that touches private names of twisted.web.
+
+``gotLength`` runs at the end of the headers and before the automatic ``100 Continue``. A refusal is
+written there at once, and what the client goes on sending is swallowed, up to a bound, so that it
+can read the answer; then the connection ends, so that no byte of it is ever taken for a request.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
+
+from twisted.internet.interfaces import IDelayedCall, IPushProducer
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web import http, server
+from twisted.web.http import parse_qs
+from twisted.web.resource import IResource
+from zope.interface import implementer
+
+from hmac_file_server.uploads.upload import Upload
+from hmac_file_server.web.errors import HTTPError
+from hmac_file_server.web.headers import EVERYWHERE
+
+if TYPE_CHECKING:
+    from hmac_file_server.web.site import Site
+
+_log = Logger()
+
+DRAIN_BYTES = 64 << 20
+"""What is swallowed of a refused body, at most."""
+DRAIN_SECONDS = 30.0
+"""How long it is swallowed, at most."""
+DRAIN_IDLE = 5.0
+"""Seconds without a byte after which a refused client is taken to be done."""
+
+_READ_SIZE = 256 << 10
+_LARGE_BODY = 1 << 20
+_HANGUP_CHECK = 1.0
+_LONGEST_LENGTH = 18
+_TEXT = {b"Content-Type": b"text/plain; charset=utf-8"}
+_MALFORMED = HTTPError(400, "malformed", "the request is malformed")
+
+
+class Request(server.Request):
+    """One request.
+
+    :ivar body: where its content goes; None if it has none that is wanted.
+    :ivar error: what it was answered with instead of what it asked for.
+    :ivar body_received: bytes of its content that came.
+    :ivar started: when its headers were complete, in seconds of the site's clock.
+    """
+
+    site: Site
+    channel: Channel
+    body: Upload | None = None
+    error: HTTPError | None = None
+    body_received = 0
+    started = 0.0
+    _resource: IResource | None = None
+    _flow: _Flow | None = None
+    _drained = False
+    _drain_timer: IDelayedCall | None = None
+
+    # From the headers to a decision
+
+    def gotLength(self, length: int | None) -> None:
+        channel = self.channel
+        self.site = channel.site
+        self.started = self.site.reactor.seconds()
+        self.method, self.uri, self.clientproto = channel._command, channel._path, channel._version
+        self.path, _, query = _origin_form(self.uri).partition(b"?")
+        self.args = parse_qs(query, True) if query else {}
+        self.prepath = []
+        self.postpath = [unquote_to_bytes(segment) for segment in self.path[1:].split(b"/")]
+        try:
+            self.site.check_open()
+            self._check()
+            self._resource = self.site.getResourceFor(self)
+            self.body = self._resource.accept(self, length)
+        except HTTPError as error:
+            self._refuse(error, length)
+        except Exception:
+            self._refuse(self._bug(), length)
+        if self.body is not None:
+            self._receive(self.body, length)
+
+    def _check(self) -> None:
+        if self.clientproto == b"HTTP/1.1" and len(self.requestHeaders.getRawHeaders(b"Host", ())) != 1:
+            raise _MALFORMED
+        if not self.path.startswith(b"/") and self.path != b"*":
+            raise _MALFORMED
+
+    def _receive(self, body: Upload, length: int | None) -> None:
+        channel = self.channel
+        self._flow = _Flow(channel)
+        body.done.addErrback(self._upload_failed)
+        body.registerProducer(self._flow, True)
+        if not length:
+            return
+        channel.setTimeout(self.site.upload_timeout)
+        if length > _LARGE_BODY:
+            # The size of the reads decides how much CPU a large body costs.
+            self.transport.bufferSize = _READ_SIZE
+        if self.requestHeaders.hasHeader(b"Expect") and channel.expects_continue(self):
+            # Not by twisted.web, which would send it before the store has been asked.
+            self.requestHeaders.removeHeader(b"Expect")
+            body.begin().addCallback(self._send_continue)
+
+    def _send_continue(self, _: None) -> None:
+        if not self._disconnected and self.error is None and not self.body_received:
+            self.channel._send100Continue()
+
+    def _refuse(self, error: HTTPError, length: int | None) -> None:
+        self.error = error
+        if length == 0:
+            return  # Nothing follows: process() answers, and the connection can go on.
+        # Without the header twisted.web sends no 100 Continue, and a client that waits for it sends no body.
+        self.requestHeaders.removeHeader(b"Expect")
+        self._answer_early(error)
+
+    def _answer_early(self, error: HTTPError) -> None:
+        """Answer a request whose body is still arriving, and swallow the rest of that."""
+        self.error = error
+        self._drained = True
+        channel = self.channel
+        channel.persistent = False
+        self.setHeader(b"Connection", b"close")
+        self._start_answer(error.status, _TEXT | dict(error.headers), _text(error))
+        channel.setTimeout(DRAIN_IDLE)
+        self._drain_timer = self.site.reactor.callLater(DRAIN_SECONDS, channel.loseConnection)
+
+    # The body
+
+    def handleContentChunk(self, data: bytes) -> None:
+        self.body_received += len(data)
+        if self._drained:
+            if self.body_received > DRAIN_BYTES:
+                self.channel.loseConnection()
+        elif self.body is not None:
+            self.body.write(data)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        if self._drained:
+            self.finish()
+            return
+        if self._flow is not None:
+            self._flow.end()
+        if self.body is not None:
+            self.body.unregisterProducer()
+        self.process()
+
+    def _upload_failed(self, failure: Failure) -> Failure | None:
+        """Answer at once where the body is still arriving; after it, the resource does."""
+        if self._disconnected:
+            return None
+        if self._flow is None or self._flow.ended:
+            return failure
+        self._flow.end()
+        self._answer_early(self._resource.explain(failure))  # type: ignore[union-attr]
+        return None
+
+    # The answer
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client's connection is lost."""
+        return bool(self._disconnected)
+
+    def process(self) -> None:
+        if self.error is not None:
+            self.fail(self.error)
+            return
+        try:
+            self._resource.render(self)  # type: ignore[union-attr]
+        except HTTPError as error:
+            self.fail(error)
+        except Exception:
+            self.fail(self._bug())
+
+    def answer(self, status: int, headers: Mapping[bytes, bytes], body: bytes = b"") -> None:
+        """Send a whole answer. Does nothing when the client has gone."""
+        if not self._disconnected:
+            self._start_answer(status, headers, body)
+            self.finish()
+
+    def start(self, status: int, headers: Mapping[bytes, bytes], body: bytes = b"") -> None:
+        """Write the status line and the headers, which must give the length."""
+        self.setResponseCode(status)
+        response = self.responseHeaders
+        for table in (EVERYWHERE, headers):
+            for name, value in table.items():
+                response.setRawHeaders(name, [value])
+        response.setRawHeaders(b"Date", [http.datetimeToString()])
+        response.setRawHeaders(b"Server", [b"hmac-file-server"])
+        http.Request.write(self, body)
+
+    def _start_answer(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
+        described = dict(headers)
+        if status not in http.NO_BODY_CODES:
+            described.setdefault(b"Content-Length", b"%d" % len(body))
+        self.start(status, described, body)
+
+    def fail(self, error: HTTPError) -> None:
+        """Answer with an error; once an answer has begun, only cutting the connection tells the client."""
+        self.error = error
+        if self.startedWriting:
+            if not self._disconnected:
+                self.transport.abortConnection()
+        else:
+            self.answer(error.status, _TEXT | dict(error.headers), _text(error))
+
+    def _bug(self) -> HTTPError:
+        _log.failure("a bug in answering {method} {path}", method=self.method, path=self.path)
+        return HTTPError(500, "bug", "the server failed; its log says how")
+
+    def malformed(self) -> None:
+        """Take note that the channel has answered 400 and closes."""
+        if self.error is None:
+            self.error = _MALFORMED
+            self.code = _MALFORMED.status
+
+    # The end
+
+    def finish(self) -> None:
+        self._stop_timers()
+        server.Request.finish(self)
+
+    def connectionLost(self, reason: Failure) -> None:
+        self._stop_timers()
+        if self._flow is not None:
+            self._flow.end(lost=True)
+        site, channel = self.channel.site, self.channel
+        server.Request.connectionLost(self, reason)
+        if self.body is not None:
+            self.body.abandon()
+        site.ended(self, channel.timed_out, cut=self.error is None)
+
+    def _stop_timers(self) -> None:
+        if self._drain_timer is not None and self._drain_timer.active():
+            self._drain_timer.cancel()
+        self._drain_timer = None
+
+
+@implementer(IPushProducer)
+class _Flow:
+    """The body of a request as a push producer: pausing it stops reading from the client.
+
+    While it is paused a client that leaves would not be noticed, so the socket is asked now and then.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._transport: Any = channel.transport
+        self._paused = False
+        self._check: IDelayedCall | None = None
+        self.ended = False
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+        self._transport.pauseProducing()
+        self._channel.setTimeout(None)
+        self._check_later()
+
+    def resumeProducing(self) -> None:
+        self._stop_check()
+        self._paused = False
+        if not self.ended:
+            self._channel.setTimeout(self._channel.site.upload_timeout)
+        self._transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        self._transport.loseConnection()
+
+    def end(self, lost: bool = False) -> None:
+        """No more of the body is wanted or to come."""
+        self.ended = True
+        self._stop_check()
+        if not lost:
+            vars(self._transport).pop("bufferSize", None)
+            if self._paused:
+                self.resumeProducing()
+
+    def _check_later(self) -> None:
+        if hasattr(self._transport, "fileno"):
+            self._check = self._channel.site.reactor.callLater(_HANGUP_CHECK, self._look_for_hangup)
+
+    def _stop_check(self) -> None:
+        if self._check is not None:
+            self._check.cancel()
+            self._check = None
+
+    def _look_for_hangup(self) -> None:
+        self._check = None
+        poll = select.poll()
+        poll.register(self._transport.fileno(), select.POLLRDHUP)
+        if poll.poll(0):
+            self._transport.abortConnection()
+        else:
+            self._check_later()
+
+
+class Channel(http.HTTPChannel):
+    """A connection: stricter than twisted.web where a lax reading helps only request smuggling (RFC 9112)."""
+
+    site: Site
+    timed_out = False
+
+    def connectionMade(self) -> None:
+        http.HTTPChannel.connectionMade(self)
+        self.site.opened(self)
+
+    def connectionLost(self, reason: Failure) -> None:
+        http.HTTPChannel.connectionLost(self, reason)
+        self.site.closed(self)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being received or answered."""
+        return not self.requests
+
+    def expects_continue(self, request: Request) -> bool:
+        """Whether the client waits for ``100 Continue`` (RFC 9110, section 10.1.1)."""
+        values = request.requestHeaders.getRawHeaders(b"Expect", ())
+        return self._version == b"HTTP/1.1" and any(value.lower() == b"100-continue" for value in values)
+
+    def lineReceived(self, line: bytes) -> None:
+        if line[:1] in (b" ", b"\t") and self.requests:
+            self._respondToBadRequestAndDisconnect()  # obs-fold, section 5.2
+            return
+        http.HTTPChannel.lineReceived(self, line)
+
+    def headerReceived(self, line: bytes) -> bool:
+        name, _, value = line.partition(b":")
+        name, value = name.lower(), value.strip(b" \t")
+        if (name == b"content-length" and len(value) > _LONGEST_LENGTH) or (
+            name == b"transfer-encoding" and value.lower() != b"chunked"
+        ):
+            self._respondToBadRequestAndDisconnect()
+            return False
+        return bool(http.HTTPChannel.headerReceived(self, line))
+
+    def checkPersistence(self, request: Request, version: bytes) -> bool:
+        if self.site.draining:
+            request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+            return False
+        return bool(http.HTTPChannel.checkPersistence(self, request, version))
+
+    def requestDone(self, request: Request) -> None:
+        if self.site.draining:
+            self.persistent = False
+        self._savedTimeOut = self.timeOut
+        http.HTTPChannel.requestDone(self, request)
+
+    def timeoutConnection(self) -> None:
+        self.timed_out = True
+        self._abortingCall = self.callLater(self.abortTimeout, self.forceAbortClient)
+        self.loseConnection()
+
+    def forceAbortClient(self) -> None:
+        self._abortingCall = None
+        self.transport.abortConnection()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        request = self.requests[-1] if self.requests else None
+        if request is None or not request.startedWriting:
+            body = _text(_MALFORMED)
+            head = [b"HTTP/1.1 400 Bad Request", b"Connection: close", b"Content-Length: %d" % len(body)]
+            head += [b"%b: %b" % item for item in EVERYWHERE.items()]
+            self.transport.write(b"\r\n".join([*head, b"", body]))
+        if request is not None:
+            request.malformed()
+        self.loseConnection()
+
+
+def _origin_form(target: bytes) -> bytes:
+    """The path and query of a request target; proxies may send it whole (RFC 9112, section 3.2.2)."""
+    scheme, separator, rest = target.partition(b"://")
+    if separator and scheme.lower() in (b"http", b"https"):
+        return b"/" + rest.partition(b"/")[2]
+    return target
+
+
+def _text(error: HTTPError) -> bytes:
+    return error.message.encode("utf-8") + b"\n"

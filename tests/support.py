@@ -1,0 +1,274 @@
+"""What the tests share: signing as an XMPP server does, free ports, and the real daemon as a process."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import pytest
+
+from hmac_file_server.slots.signature import sign
+
+SECRET = "orbit7-shadow23-breeze91-echo17"
+DEADLINE = 20.0
+
+T = TypeVar("T")
+
+
+def v(path: str | bytes, size: int, secret: str = SECRET) -> str:
+    """The v signature of a slot."""
+    path = path.encode() if isinstance(path, str) else path
+    return sign(secret.encode(), b"%b %d" % (path, size))
+
+
+def v2(path: str | bytes, size: int, media_type: str | bytes, secret: str = SECRET) -> str:
+    """The v2 or token signature of a slot."""
+    path = path.encode() if isinstance(path, str) else path
+    media_type = media_type.encode() if isinstance(media_type, str) else media_type
+    return sign(secret.encode(), b"%b\0%d\0%b" % (path, size, media_type))
+
+
+def put_target(path: str, size: int, prefix: str = "/upload/") -> str:
+    """The request target of a slot's PUT, signed with v."""
+    return f"{prefix}{quote(path)}?v={v(path, size)}"
+
+
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that nobody listens on, outside the ephemeral range."""
+    for _ in range(1000):
+        port = 10000 + int.from_bytes(os.urandom(2), "big") % 20000
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no free port")
+
+
+def eventually(check: Callable[[], T], deadline: float = DEADLINE, what: str = "") -> T:
+    """Poll until check returns something true; its last value."""
+    end = time.monotonic() + deadline
+    while True:
+        value = check()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {deadline} s: {what or check}; last: {value!r}")
+        time.sleep(0.01)
+
+
+def need(*programs: str) -> None:
+    """Skip the test where a program is missing; fail where REQUIRE_SERVERS says that it must not be."""
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    for program in programs:
+        if shutil.which(program, path=path) is None:
+            missing(f"{program} is not installed")
+
+
+def missing(reason: str) -> None:
+    """Skip, or in CI fail."""
+    if os.environ.get("REQUIRE_SERVERS"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+class Answer:
+    """An HTTP answer as it came over the wire."""
+
+    def __init__(self, head: bytes, body: bytes) -> None:
+        lines = head.split(b"\r\n")
+        self.line = lines[0].decode("latin-1")
+        self.status = int(lines[0].split()[1])
+        self.headers: dict[str, str] = {}
+        for line in lines[1:]:
+            name, _, value = line.partition(b":")
+            self.headers[name.decode("latin-1").lower()] = value.strip().decode("latin-1")
+        self.body = body
+
+    def __repr__(self) -> str:
+        return f"<{self.line!r} {self.headers!r} {self.body[:200]!r}>"
+
+
+class Wire:
+    """A raw connection to the daemon."""
+
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        self.socket = socket.create_connection((host, port), timeout=DEADLINE)
+        self._buffer = b""
+
+    def send(self, data: bytes) -> Wire:
+        self.socket.sendall(data)
+        return self
+
+    def answer(self, head: bool = False) -> Answer:
+        """Read one answer; for HEAD there is no body."""
+        while b"\r\n\r\n" not in self._buffer:
+            self._more()
+        top, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
+        answer = Answer(top, b"")
+        if head or answer.status in (100, 204, 304):
+            return answer
+        length = int(answer.headers["content-length"])
+        while len(self._buffer) < length:
+            self._more()
+        answer.body, self._buffer = self._buffer[:length], self._buffer[length:]
+        return answer
+
+    def _more(self) -> None:
+        data = self.socket.recv(1 << 20)
+        if not data:
+            raise EOFError(f"the connection ended after {self._buffer[:300]!r}")
+        self._buffer += data
+
+    def rest(self) -> bytes:
+        """All that still comes until the connection ends."""
+        parts = [self._buffer]
+        self._buffer = b""
+        while True:
+            try:
+                data = self.socket.recv(1 << 20)
+            except ConnectionError:
+                break
+            if not data:
+                break
+            parts.append(data)
+        return b"".join(parts)
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def __enter__(self) -> Wire:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Daemon:
+    """The real daemon, started by twist with a configuration of its own.
+
+    :param folder: for its configuration, store and log.
+    :param settings: configuration keys.
+    :param prefix: a command line to run it under, as strace.
+    """
+
+    def __init__(self, folder: Path, prefix: list[str] | None = None, **settings: Any) -> None:
+        self.folder = folder
+        self.store = Path(settings.setdefault("StoreDir", str(folder / "store")))
+        self.port = free_port()
+        self.metrics_port = free_port()
+        settings.setdefault("ListenPort", f"127.0.0.1:{self.port}")
+        settings.setdefault("MetricsPort", f"127.0.0.1:{self.metrics_port}")
+        if "SecretFile" not in settings:
+            settings.setdefault("Secret", SECRET)
+        self.config = folder / "config.toml"
+        self.config.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in settings.items()))
+        self.prefix = prefix or []
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log_path = folder / "log"
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    @property
+    def pid(self) -> int:
+        """The process id of the daemon itself."""
+        assert self.process is not None
+        if not self.prefix:
+            return self.process.pid
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return int(children[0])
+
+    def launch(self) -> Daemon:
+        """Start without waiting for anything."""
+        twist = Path(sys.executable).with_name("twist")
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*self.prefix, str(twist), "hmac-file-server", "--config", str(self.config)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                cwd=self.folder,
+            )
+        return self
+
+    def start(self) -> Daemon:
+        """Start and wait until it listens."""
+        self.launch()
+        eventually(self._is_up, what="the daemon listens")
+        return self
+
+    def _is_up(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(f"the daemon ended with {self.process.returncode}:\n{self.log}")
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def stop(self, how: int = signal.SIGTERM) -> int:
+        """Stop it and return its exit status."""
+        if self.process is None:
+            return 0
+        if self.process.poll() is None:
+            os.kill(self.pid, how)
+        status = self.process.wait(DEADLINE * 3)
+        self.process = None
+        return status
+
+    def wire(self) -> Wire:
+        return Wire(self.port)
+
+    def request(self, method: str, target: str, body: bytes = b"", **headers: str) -> Answer:
+        """One request on a connection of its own. Header names are written with underscores."""
+        with self.wire() as wire:
+            lines = [f"{method} {target} HTTP/1.1", "Host: localhost"]
+            lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+            if (body or method == "PUT") and "Content_Length" not in headers:
+                lines.append(f"Content-Length: {len(body)}")
+            wire.send("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+            return wire.answer(head=method == "HEAD")
+
+    def put(self, path: str, body: bytes, **headers: str) -> Answer:
+        """Upload with a v signature."""
+        return self.request("PUT", put_target(path, len(body)), body, **headers)
+
+    def get(self, path: str, **headers: str) -> Answer:
+        return self.request("GET", f"/upload/{quote(path)}", **headers)
+
+    def metric(self, name: str, labels: str = "") -> float:
+        """The value of one sample; 0 if there is none yet."""
+        with Wire(self.metrics_port) as wire:
+            wire.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            text = wire.answer().body.decode()
+        found = re.search(rf"^{re.escape(name + labels)} (\S+)$", text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    def files(self) -> set[str]:
+        """All files of the store, those in the reserved folder too."""
+        return {str(p.relative_to(self.store)) for p in self.store.rglob("*") if not p.is_dir()}
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, int | float):
+        return str(value)
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
