@@ -95,5 +95,3 @@ def _escape(character: str) -> str:
 def from_wire(data: bytes) -> str:
     """Bytes from a client as printable text."""
     return printable(data.decode("utf-8", "backslashreplace"))
-
-

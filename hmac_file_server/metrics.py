@@ -58,9 +58,7 @@ class Metrics:
         self.uploads_in_progress = Gauge(
             _PREFIX + "_uploads_in_progress", "Uploads that are running.", registry=registry
         )
-        self.store_free = Gauge(
-            _PREFIX + "_store_free_bytes", "Bytes that uploads can still take.", registry=registry
-        )
+        self.store_free = Gauge(_PREFIX + "_store_free_bytes", "Bytes that uploads can still take.", registry=registry)
 
     def _counter(self, name: str, text: str, labels: list[str] | None = None) -> Counter:
         return Counter(f"{_PREFIX}_{name}_total", text, labels or [], registry=self.registry)

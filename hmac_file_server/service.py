@@ -119,7 +119,8 @@ class FileService(MultiService):
     def _close(self, _: None, late: Any) -> Deferred[None]:
         if late.active():
             late.cancel()
-        return MultiService.stopService(self).addCallback(lambda _: self._store.close())
+        closed: Deferred[None] = MultiService.stopService(self)
+        return closed.addCallback(lambda _: self._store.close())
 
     def _look_at_store(self) -> None:
         self._readers.run(self._store.free).addCallbacks(self._keep_free, self._store_failed)
@@ -143,7 +144,9 @@ class FileService(MultiService):
         ]
         if config.metrics_enabled:
             place = config.metrics_listen
-            lines.append(f"metrics are at {'http://' + place.authority if place.authority else place.endpoint}/metrics")
+            lines.append(
+                f"metrics are at {'http://' + place.authority if place.authority else place.endpoint}/metrics"
+            )
         else:
             lines.append("metrics are off")
         if EXAMPLE_SECRET in config.secrets:
@@ -188,7 +191,8 @@ class _Listener(Service):
             done.callback(None)
             return done
         super().stopService()
-        return self._service.stopService()
+        stopped: Deferred[None] = self._service.stopService()
+        return stopped
 
 
 class _Threads(Service):
@@ -212,5 +216,3 @@ class _Threads(Service):
     def run(self, function: Callable[[], T]) -> Deferred[T]:
         """Run a blocking function; the Deferred fires in the reactor's thread."""
         return deferToThreadPool(self._reactor, self._pool, function)
-
-

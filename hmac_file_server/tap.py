@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 from twisted.application.service import IService
 from twisted.python.usage import Options as UsageOptions
 
-from hmac_file_server import config, log
+from hmac_file_server import log
+from hmac_file_server.config import Config, ConfigError, load
 
 
 class Options(UsageOptions):
@@ -19,26 +20,26 @@ class Options(UsageOptions):
     """
 
     optParameters = [["config", "c", "./config.toml", "Path of the configuration file."]]
-    config: config.Config
+    config: Config
     parent: Any = None
 
     def postOptions(self) -> None:
         """Load the configuration, before anything listens; on an error say it in one line and exit."""
         try:
-            self.config = config.load(self["config"])
+            self.config = load(self["config"])
             if self.parent is not None:
                 self._direct_log(self.config)
-        except config.ConfigError as error:
+        except ConfigError as error:
             fail(str(error))
 
-    def _direct_log(self, settings: config.Config) -> None:
+    def _direct_log(self, settings: Config) -> None:
         """Tell twist where and how to log; its own ``--log-file`` holds where LogFile is empty."""
         try:
             if settings.log_file:
                 self.parent["logFile"] = log.open_log(settings.log_file)
         except OSError as error:
             reason = f"{error.strerror}; name a file that can be written, or leave it empty"
-            raise config.ConfigError(settings.problem("LogFile", settings.log_file, reason)) from None
+            raise ConfigError(settings.problem("LogFile", settings.log_file, reason)) from None
         self.parent["logLevel"] = log.LEVELS[settings.log_level]
         self.parent["fileLogObserverFactory"] = log.observer
 
@@ -54,7 +55,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
 
     try:
         return FileService(options.config, reactor)
-    except config.ConfigError as error:
+    except ConfigError as error:
         fail(str(error))
 
 

@@ -9,6 +9,8 @@ import os
 import secrets
 import stat
 
+import attrs
+
 from hmac_file_server.slots.path import SlotPath
 from hmac_file_server.stores.folders import Folders
 
@@ -33,40 +35,40 @@ class NotDurable(OSError):
     """The disk lost data that is no longer at hand to be written again."""
 
 
+@attrs.frozen
+class Place:
+    """Where drafts are made and published.
+
+    :param root: descriptor of the store's root.
+    :param nursery: descriptor of the folder for files without a public name.
+    :param anonymous: whether the file system has ``O_TMPFILE``.
+    :param fsync: whether publishing waits for the disk.
+    """
+
+    root: int
+    nursery: int
+    anonymous: bool
+    fsync: bool
+
+
 class Draft:
     """One upload on the disk. Each method blocks and belongs in a worker thread, one at a time.
 
     A method that raises OSError can be called again and goes on where it stopped.
 
-    :param root: descriptor of the store's root.
-    :param nursery: descriptor of the folder for files without a public name.
-    :param anonymous: whether the file system has ``O_TMPFILE``.
     :param size: bytes to come.
     :param media_type: the verified type, kept with the file; None if there is none.
-    :param fsync: whether :meth:`publish` waits for the disk.
     """
 
-    def __init__(
-        self,
-        root: int,
-        nursery: int,
-        anonymous: bool,
-        path: SlotPath,
-        size: int,
-        media_type: bytes | None,
-        fsync: bool,
-    ) -> None:
-        self._root = root
-        self._nursery = nursery
-        self._anonymous = anonymous
+    def __init__(self, place: Place, path: SlotPath, size: int, media_type: bytes | None) -> None:
+        self._place = place
         self._path = path
         self._size = size
         self._media_type = media_type
-        self._fsync = fsync
         self._file: int | None = None
         self._name: bytes | None = None
         # A small body stays at hand until it is safe, to be written again if a flush fails.
-        self._kept: Chunks | None = [] if fsync and size <= _KEPT else None
+        self._kept: Chunks | None = [] if place.fsync and size <= _KEPT else None
         self._owed: Chunks = []
 
     def begin(self) -> None:
@@ -107,7 +109,7 @@ class Draft:
         assert self._file is not None
         if os.fstat(self._file).st_size != self._size:
             raise NotDurable(errno.EIO, "the file system lost bytes that it had taken")
-        if self._fsync:
+        if self._place.fsync:
             self._flush(self._file)
         published = False
         while not published:
@@ -122,24 +124,25 @@ class Draft:
 
     def close(self) -> None:
         """Let go of the file. If it was not published, nothing of the upload stays."""
+        # In this order: whoever gets our lock sees whether the file still has a name.
+        self._unlink_name()
         if self._file is not None:
             os.close(self._file)
             self._file = None
-        self._unlink_name()
 
     def _unlink_name(self) -> None:
         if self._name is not None:
             with contextlib.suppress(OSError):
-                os.unlink(self._name, dir_fd=self._nursery)
+                os.unlink(self._name, dir_fd=self._place.nursery)
             self._name = None
 
     def _make_file(self) -> int:
         mode = os.O_RDWR | os.O_CLOEXEC
-        if self._anonymous:
-            file = os.open(b".", mode | os.O_TMPFILE, 0o644, dir_fd=self._nursery)
+        if self._place.anonymous:
+            file = os.open(b".", mode | os.O_TMPFILE, 0o644, dir_fd=self._place.nursery)
         else:
-            self._name = b"%b.part" % secrets.token_hex(16).encode()
-            file = os.open(self._name, mode | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=self._nursery)
+            self._name = _new_name()
+            file = os.open(self._name, mode | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=self._place.nursery)
         try:
             # Held while the upload lives. It tells the sweep of another daemon to leave a named file alone,
             # and a second upload of the same bytes to wait until our folders are flushed.
@@ -166,7 +169,7 @@ class Draft:
 
     def _folders(self, make: bool = False) -> Folders:
         try:
-            return Folders(self._root, self._path.segments[:-1], make)
+            return Folders(self._place.root, self._path.segments[:-1], make)
         except NotADirectoryError:
             raise SlotTaken from None
 
@@ -179,21 +182,30 @@ class Draft:
                 nameless = f"/proc/self/fd/{self._file}"
                 os.link(nameless, name, dst_dir_fd=folders.innermost, follow_symlinks=True)
             else:
-                os.link(self._name, name, src_dir_fd=self._nursery, dst_dir_fd=folders.innermost)
+                os.link(self._name, name, src_dir_fd=self._place.nursery, dst_dir_fd=folders.innermost)
         except FileExistsError:
             return False
         except FileNotFoundError:
             if os.fstat(folders.innermost).st_nlink:
                 raise
             return False
-        if self._fsync:
+        if self._place.fsync:
             try:
                 folders.sync()
             except BaseException:
-                # Taken back, so that the next try changes the folder again and has something to flush.
-                os.unlink(name, dir_fd=folders.innermost)
+                self._take_back(folders)
                 raise
         return True
+
+    def _take_back(self, folders: Folders) -> None:
+        """Unpublish, so that the next try changes the folder again and its flush proves something.
+
+        The file keeps a name among the drafts: one that had lost its last name could not get another.
+        """
+        drafted = _new_name()
+        os.rename(self._path.segments[-1], drafted, src_dir_fd=folders.innermost, dst_dir_fd=self._place.nursery)
+        self._unlink_name()
+        self._name = drafted
 
     def _same_is_there(self, folders: Folders) -> bool:
         """Whether the public file has our bytes and is safe; False if it is gone again."""
@@ -215,7 +227,7 @@ class Draft:
             _lock(there, fcntl.LOCK_SH)
             if not os.fstat(there).st_nlink:
                 return False
-            if self._fsync:
+            if self._place.fsync:
                 os.fsync(there)
                 folders.sync()
             return True
@@ -235,6 +247,10 @@ class Draft:
             folders.close()
         if there.st_size != self._size or not stat.S_ISREG(there.st_mode):
             raise SlotTaken
+
+
+def _new_name() -> bytes:
+    return b"%b.part" % secrets.token_hex(16).encode("ascii")
 
 
 def _lock(file: int, how: int) -> None:
@@ -258,6 +274,4 @@ def _same_bytes(ours: int, theirs: int, size: int) -> bool:
     there = os.fstat(theirs)
     if there.st_size != size or not stat.S_ISREG(there.st_mode):
         return False
-    return all(
-        os.pread(ours, _BLOCK, offset) == os.pread(theirs, _BLOCK, offset) for offset in range(0, size, _BLOCK)
-    )
+    return all(os.pread(ours, _BLOCK, offset) == os.pread(theirs, _BLOCK, offset) for offset in range(0, size, _BLOCK))

@@ -11,7 +11,7 @@ import stat
 import attrs
 
 from hmac_file_server.slots.path import RESERVED, SlotPath
-from hmac_file_server.stores.draft import MIME_TYPE, Draft
+from hmac_file_server.stores.draft import MIME_TYPE, Draft, Place
 from hmac_file_server.stores.folders import Folders
 
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO}
@@ -58,7 +58,6 @@ class LocalStore:
     """
 
     def __init__(self, folder: str, fsync: bool = True) -> None:
-        self._fsync = fsync
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         try:
             os.makedirs(folder, exist_ok=True)
@@ -68,18 +67,19 @@ class LocalStore:
             self._nursery = os.open(RESERVED, flags | os.O_NOFOLLOW, dir_fd=self._root)
         except OSError as error:
             raise Unusable(error.strerror or str(error)) from error
-        self._anonymous = self._find_how_to_publish()
+        self._place = self._find_how_to_publish(fsync)
 
-    def _find_how_to_publish(self) -> bool:
-        """Whether files can be published that had no name before; else they need one."""
+    def _find_how_to_publish(self, fsync: bool) -> Place:
+        """Try to publish a file that had no name before, and else one that had."""
         last: OSError | None = None
         for anonymous in (True, False):
             probe = SlotPath((RESERVED, b"probe-%d" % os.getpid()))
-            draft = Draft(self._root, self._nursery, anonymous, probe, 0, None, fsync=False)
+            place = Place(self._root, self._nursery, anonymous, fsync)
+            draft = Draft(place, probe, 0, None)
             try:
                 draft.publish()
                 os.unlink(probe.segments[1], dir_fd=self._nursery)
-                return anonymous
+                return place
             except OSError as error:
                 last = error
             finally:
@@ -94,7 +94,7 @@ class LocalStore:
         :param size: its length in bytes.
         :param media_type: the type that was verified, None where none was.
         """
-        return Draft(self._root, self._nursery, self._anonymous, path, size, media_type, self._fsync)
+        return Draft(self._place, path, size, media_type)
 
     def open(self, path: SlotPath, preload: int = 0) -> StoredFile:
         """Open a file to serve it.

@@ -51,7 +51,7 @@ InThread = Callable[[Callable[[], Any]], "Deferred[Any]"]
 """Runs a function in a worker thread; the Deferred fires in the reactor's."""
 
 
-def may_pass(error: BaseException) -> bool:
+def may_pass(error: BaseException | None) -> bool:
     """Whether the same step can succeed later: the disk may get room, a network file system may come back."""
     return isinstance(error, OSError) and not isinstance(error, NotDurable) and error.errno in _MAY_PASS
 

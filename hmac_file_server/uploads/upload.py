@@ -65,9 +65,7 @@ class Upload:
     :ivar closed: fires with the upload when it holds nothing any more.
     """
 
-    def __init__(
-        self, draft: Draft, piece_size: Callable[[], int], loop: RetryLoop, in_thread: InThread
-    ) -> None:
+    def __init__(self, draft: Draft, piece_size: Callable[[], int], loop: RetryLoop, in_thread: InThread) -> None:
         self._draft = draft
         self._piece_size = piece_size
         self._loop = loop

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from twisted.web.http import datetimeToString, stringToDatetime
 from twisted.web.http_headers import Headers
@@ -29,7 +30,7 @@ def etag(file: StoredFile) -> bytes:
 
 def last_modified(file: StoredFile) -> bytes:
     """The file's time as an HTTP date."""
-    return datetimeToString(file.mtime_ns // 1_000_000_000)
+    return bytes(datetimeToString(file.mtime_ns // 1_000_000_000))
 
 
 def precondition_status(headers: Headers, file: StoredFile) -> int:
@@ -69,8 +70,7 @@ def requested_ranges(headers: Headers, file: StoredFile) -> list[Range] | None:
         return None
     ranges: list[Range] = []
     count = 0
-    for spec in specs.split(b","):
-        spec = spec.strip()
+    for spec in map(bytes.strip, specs.split(b",")):
         if not spec:
             continue
         count += 1
@@ -115,7 +115,7 @@ def _if_range_holds(headers: Headers, file: StoredFile) -> bool:
     return value == last_modified(file)
 
 
-def _matches(values: list[bytes], tag: bytes, weak: bool) -> bool:
+def _matches(values: Sequence[bytes], tag: bytes, weak: bool) -> bool:
     value = b",".join(values)
     if value.strip() == b"*":
         return True
@@ -128,6 +128,6 @@ def _date(headers: Headers, name: bytes) -> int | None:
     if values is None:
         return None
     try:
-        return stringToDatetime(values[-1])
+        return int(stringToDatetime(values[-1]))
     except (ValueError, IndexError, OverflowError):
         return None

@@ -233,8 +233,6 @@ def _is_cached(descriptor: int, offset: int, length: int) -> bool:
     """Whether the ends of a range are in memory, so that sending it is not likely to wait for the disk."""
     byte = bytearray(1)
     try:
-        return all(
-            os.preadv(descriptor, [byte], position, _NOT_WAITING) for position in (offset, offset + length - 1)
-        )
+        return all(os.preadv(descriptor, [byte], position, _NOT_WAITING) for position in (offset, offset + length - 1))
     except OSError:
         return False

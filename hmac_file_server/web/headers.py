@@ -18,7 +18,8 @@ EVERYWHERE = {
 PREFLIGHT = {
     b"Access-Control-Allow-Methods": ALLOWED_METHODS,
     b"Access-Control-Allow-Headers": (
-        b"Authorization, Content-Type, Range, If-Range, If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since"
+        b"Authorization, Content-Type, Range, If-Range, If-Match, If-None-Match, "
+        b"If-Modified-Since, If-Unmodified-Since"
     ),
     b"Access-Control-Max-Age": b"7200",
 }
@@ -60,8 +61,9 @@ _BY_EXTENSION = {
     "ods": b"application/vnd.oasis.opendocument.spreadsheet", "odt": b"application/vnd.oasis.opendocument.text",
     "oga": b"audio/ogg", "ogg": b"audio/ogg", "ogv": b"video/ogg", "opus": b"audio/ogg",
     "pdf": b"application/pdf", "png": b"image/png", "ppt": b"application/vnd.ms-powerpoint",
-    "pptx": b"application/vnd.openxmlformats-officedocument.presentationml.presentation", "rar": b"application/vnd.rar",
-    "rtf": b"application/rtf", "svg": b"image/svg+xml", "tar": b"application/x-tar", "tif": b"image/tiff",
+    "pptx": b"application/vnd.openxmlformats-officedocument.presentationml.presentation",
+    "rar": b"application/vnd.rar", "rtf": b"application/rtf",
+    "svg": b"image/svg+xml", "tar": b"application/x-tar", "tif": b"image/tiff",
     "tiff": b"image/tiff", "txt": b"text/plain", "vcf": b"text/vcard", "wav": b"audio/wav",
     "weba": b"audio/webm", "webm": b"video/webm", "webp": b"image/webp", "xhtml": b"application/xhtml+xml",
     "xls": b"application/vnd.ms-excel",

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 from twisted.internet.interfaces import IDelayedCall, IPushProducer
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import http, server
 from twisted.web.http import parse_qs
-from twisted.web.resource import IResource
 from zope.interface import implementer
 
 from hmac_file_server.uploads.upload import Upload
@@ -55,11 +55,12 @@ class Request(server.Request):
 
     site: Site
     channel: Channel
+    transport: Any
     body: Upload | None = None
     error: HTTPError | None = None
     body_received = 0
     started = 0.0
-    _resource: IResource | None = None
+    _resource: Any = None
     _flow: _Flow | None = None
     _drained = False
     _drain_timer: IDelayedCall | None = None
@@ -159,7 +160,7 @@ class Request(server.Request):
         if self._flow is None or self._flow.ended:
             return failure
         self._flow.end()
-        self._answer_early(self._resource.explain(failure))  # type: ignore[union-attr]
+        self._answer_early(self._resource.explain(failure))
         return None
 
     # The answer
@@ -174,7 +175,7 @@ class Request(server.Request):
             self.fail(self.error)
             return
         try:
-            self._resource.render(self)  # type: ignore[union-attr]
+            self._resource.render(self)
         except HTTPError as error:
             self.fail(error)
         except Exception:
@@ -248,7 +249,8 @@ class Request(server.Request):
 class _Flow:
     """The body of a request as a push producer: pausing it stops reading from the client.
 
-    While it is paused a client that leaves would not be noticed, so the socket is asked now and then.
+    While it is paused the reactor would not notice that the client leaves, so the socket is asked now
+    and then. (What the client sent before it left must have fitted the kernel's buffer to be seen.)
     """
 
     def __init__(self, channel: Channel) -> None:
@@ -306,13 +308,14 @@ class Channel(http.HTTPChannel):
     """A connection: stricter than twisted.web where a lax reading helps only request smuggling (RFC 9112)."""
 
     site: Site
+    transport: Any
     timed_out = False
 
     def connectionMade(self) -> None:
         http.HTTPChannel.connectionMade(self)
         self.site.opened(self)
 
-    def connectionLost(self, reason: Failure) -> None:
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         http.HTTPChannel.connectionLost(self, reason)
         self.site.closed(self)
 
@@ -351,7 +354,7 @@ class Channel(http.HTTPChannel):
     def requestDone(self, request: Request) -> None:
         if self.site.draining:
             self.persistent = False
-        self._savedTimeOut = self.timeOut
+        self._savedTimeOut = self.site.idle_timeout
         http.HTTPChannel.requestDone(self, request)
 
     def timeoutConnection(self) -> None:

@@ -105,7 +105,7 @@ class Files(Node):
         if length is None or not headers.hasHeader(b"Content-Length"):
             raise HTTPError(411, "length_required", "a Content-Length is needed")
         try:
-            path = slot_path(request.postpath)
+            path = slot_path(request.postpath or ())
             slot = self._verifier.verify(request.args, path, length, request.getHeader(b"Content-Type"))
         except BadPath as error:
             raise HTTPError(400, "path", str(error)) from None
@@ -142,7 +142,7 @@ class Files(Node):
     def render_GET(self, request: Request) -> int:
         """Open the file in a thread and answer as HTTP asks."""
         try:
-            path = slot_path(request.postpath)
+            path = slot_path(request.postpath or ())
         except BadPath:
             raise _nothing_here() from None
         preload = _PRELOAD if request.method == b"GET" and not request.requestHeaders.hasHeader(b"Range") else -1
@@ -227,9 +227,7 @@ def _body(
     pieces: list[Any] = []
     for offset, length in ranges:
         span = _content_range(offset, length, size)
-        pieces.append(
-            b"\r\n--%b\r\nContent-Type: %b\r\nContent-Range: %b\r\n\r\n" % (boundary, media_type, span)
-        )
+        pieces.append(b"\r\n--%b\r\nContent-Type: %b\r\nContent-Range: %b\r\n\r\n" % (boundary, media_type, span))
         pieces.append((offset, length))
     pieces.append(b"\r\n--%b--\r\n" % boundary)
     headers[b"Content-Type"] = b"multipart/byteranges; boundary=" + boundary

@@ -27,7 +27,7 @@ class Site(server.Site):
     :ivar draining: whether the daemon is about to stop and takes no new requests.
     """
 
-    protocol = Channel
+    protocol = Channel  # type: ignore[assignment]  # HTTP/2 never takes the channel's place
     requestFactory = Request
     noisy = False
 
@@ -57,7 +57,7 @@ class Site(server.Site):
     def stopFactory(self) -> None:
         """Nothing to stop; :meth:`drain` and :meth:`abort` end the connections."""
 
-    def log(self, request: Request) -> None:
+    def log(self, request: Request) -> None:  # type: ignore[override]  # all requests are ours
         """Take note that a request was answered whole."""
         self._ended(request, request.channel.timed_out, False)
 
@@ -87,7 +87,8 @@ class Site(server.Site):
     def drain(self) -> Deferred[None]:
         """Finish what is running and take nothing new; fires when no connection is left."""
         self.draining = True
-        self._drained = drained = Deferred()
+        drained: Deferred[None] = Deferred()
+        self._drained = drained
         for channel in list(self._channels):
             if channel.idle:
                 channel.loseConnection()

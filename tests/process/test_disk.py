@@ -1,0 +1,218 @@
+"""A disk that fails, for real: a full file system, and system calls that strace makes fail."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import Daemon, eventually, missing, need, put_target
+
+MakeDaemon = Callable[..., Daemon]
+
+QUICK = {"RetryDelay": 0.05}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MiB and 64 inodes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0 or subprocess.call(["mount", "-t", "tmpfs", "-o", "size=8m,nr_inodes=64", "none", folder]):
+        missing("a file system can not be mounted")
+    yield folder
+    subprocess.check_call(["umount", "-l", folder])
+
+
+@pytest.fixture
+def faulty(make_daemon: MakeDaemon) -> Iterator[Callable[..., Daemon]]:
+    """Starts a daemon whose system calls fail as an expression for ``strace -e inject=`` says.
+
+    strace counts the calls of each thread on its own, from when it was attached.
+    """
+    need("strace")
+    tracers = []
+
+    def make(fault: str, **settings: Any) -> Daemon:
+        daemon = make_daemon(**(QUICK | settings)).start()
+        tracers.append(inject(daemon, fault))
+        return daemon
+
+    yield make
+    for tracer in tracers:
+        tracer.terminate()
+        tracer.wait()
+
+
+def inject(daemon: Daemon, fault: str) -> subprocess.Popen[bytes]:
+    """Attach strace to a running daemon."""
+    call = fault.partition(":")[0]
+    command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={fault}"]
+    tracer = subprocess.Popen([*command, "-p", str(daemon.pid)])
+    threads = Path(f"/proc/{daemon.pid}/task")
+    eventually(lambda: all("TracerPid:\t0" not in (task / "status").read_text() for task in threads.iterdir()))
+    return tracer
+
+
+def nothing_stays(daemon: Daemon) -> None:
+    eventually(lambda: not daemon.files(), what="nothing stays in the store")
+    assert [p.name for p in daemon.store.iterdir()] == [".hmac-file-server"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "writev:error=EIO:when=1",
+        "writev:error=ENOSPC:when=1..3",
+        "fsync:error=EIO:when=1",
+        "fsync:error=ENOSPC:when=2",
+        "fsync:error=EIO:when=3",
+        "linkat:error=EDQUOT:when=1",
+        "mkdirat:error=ENOSPC:when=1",
+    ],
+)
+def test_an_error_that_passes(faulty: Callable[..., Daemon], fault: str) -> None:
+    """A step that fails and then succeeds ends in 201 with every byte on the disk."""
+    daemon = faulty(fault)
+    body = os.urandom(50_000)
+    assert daemon.put("slot/a.bin", body).status == 201
+    assert (daemon.store / "slot/a.bin").read_bytes() == body
+    assert daemon.files() == {"slot/a.bin"}
+    assert daemon.metric("hmac_file_server_upload_retries_total") >= 1
+
+
+def test_only_what_is_missing_is_written_again(faulty: Callable[..., Daemon]) -> None:
+    """A failed write in the middle of a large body is repeated, not the body."""
+    daemon = faulty("writev:error=EIO:when=3")
+    body = os.urandom(6 << 20)
+    assert daemon.put("slot/a.bin", body).status == 201
+    assert (daemon.store / "slot/a.bin").read_bytes() == body
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [
+        ("writev:error=EIO", 503),
+        ("writev:error=ENOSPC", 507),
+        ("writev:error=EDQUOT", 507),
+        ("fsync:error=EIO", 503),
+        ("linkat:error=EIO", 503),
+        ("linkat:error=ENOSPC", 507),
+        ("mkdirat:error=EDQUOT", 507),
+    ],
+)
+def test_given_up(faulty: Callable[..., Daemon], fault: str, status: int) -> None:
+    """A step that never succeeds is tried MaxRetries times; then the client is told and nothing stays."""
+    daemon = faulty(fault, MaxRetries=2)
+    answer = daemon.put("slot/a.bin", b"x" * 50_000)
+    assert answer.status == status
+    assert ("retry-after" in answer.headers) == (status == 503)
+    assert daemon.metric("hmac_file_server_upload_retries_total") == 2
+    nothing_stays(daemon)
+
+
+@pytest.mark.parametrize("error", ["EACCES", "EROFS", "EFBIG", "ENAMETOOLONG"])
+def test_an_error_that_can_not_pass(faulty: Callable[..., Daemon], error: str) -> None:
+    """An error that no retry can help ends the upload at once."""
+    daemon = faulty(f"linkat:error={error}")
+    assert daemon.put("slot/a.bin", b"x" * 50_000).status == 503
+    assert daemon.metric("hmac_file_server_upload_retries_total") == 0
+    nothing_stays(daemon)
+
+
+def test_a_flush_that_failed_is_not_believed(faulty: Callable[..., Daemon]) -> None:
+    """When data is lost that can not be written again, the upload fails and its slot works again."""
+    daemon = faulty("fsync:error=EIO:when=1")
+    body = os.urandom(3 << 20)
+    assert daemon.put("slot/a.bin", body).status == 503
+    nothing_stays(daemon)
+    assert daemon.put("slot/a.bin", body).status == 201
+    assert daemon.get("slot/a.bin").body == body
+
+
+def test_a_client_that_leaves_ends_the_retries(faulty: Callable[..., Daemon]) -> None:
+    """While a step waits to be tried again, a client that leaves ends the upload, and nothing stays."""
+    daemon = faulty("writev:error=EIO", RetryDelay=3600, ChunkSize=65536)
+    with daemon.wire() as wire:
+        wire.send(
+            f"PUT {put_target('slot/a.bin', 1 << 20)} HTTP/1.1\r\nHost: a\r\nContent-Length: {1 << 20}\r\n\r\n".encode()
+        )
+        wire.send(b"x" * 200_000)
+        eventually(lambda: daemon.metric("hmac_file_server_upload_retries_total") == 1)
+        assert daemon.metric("hmac_file_server_uploads_in_progress") == 1
+    eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == 0)
+    nothing_stays(daemon)
+
+
+def test_a_full_disk_is_known_before_the_body(make_daemon: MakeDaemon, small_disk: Path) -> None:
+    """A body that can not fit is refused before its first byte."""
+    daemon = make_daemon(StoreDir=str(small_disk)).start()
+    eventually(lambda: daemon.metric("hmac_file_server_store_free_bytes") > 0)
+    with daemon.wire() as wire:
+        size = 9 << 20
+        wire.send(
+            f"PUT {put_target('slot/a.bin', size)} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode()
+        )
+        assert wire.answer().status == 507
+    nothing_stays(daemon)
+
+
+def test_a_disk_that_gets_room_again(make_daemon: MakeDaemon, small_disk: Path) -> None:
+    """An upload that finds the disk full waits, and ends well when there is room."""
+    daemon = make_daemon(StoreDir=str(small_disk), RetryDelay=0.2, MaxRetries=1000).start()
+    eventually(lambda: daemon.metric("hmac_file_server_store_free_bytes") > 0)
+    body = os.urandom(6 << 20)
+    filler = small_disk / "filler"
+    with daemon.wire() as wire:
+        wire.send(f"PUT {put_target('slot/a.bin', len(body))} HTTP/1.1\r\nHost: a\r\n".encode())
+        wire.send(f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n".encode())
+        assert wire.answer().status == 100
+        filler.write_bytes(b"x" * (5 << 20))
+        wire.send(body)
+        eventually(lambda: daemon.metric("hmac_file_server_upload_retries_total") >= 2)
+        assert daemon.request("GET", "/upload/none").status == 404
+        filler.unlink()
+        assert wire.answer().status == 201
+    assert (small_disk / "slot/a.bin").read_bytes() == body
+
+
+def test_no_inodes(make_daemon: MakeDaemon, small_disk: Path) -> None:
+    """A disk without inodes answers 507, leaves nothing, and works again when there are some."""
+    daemon = make_daemon(StoreDir=str(small_disk), MaxRetries=1, **QUICK).start()
+    fillers = []
+    for number in range(64):
+        filler = small_disk / f"filler{number}"
+        try:
+            filler.touch()
+        except OSError:
+            break
+        fillers.append(filler)
+    assert daemon.put("slot/a.bin", b"hello").status == 507
+    for filler in fillers:
+        filler.unlink()
+    nothing_stays(daemon)
+    assert daemon.put("slot/a.bin", b"hello").status == 201
+
+
+def test_a_slow_flush_keeps_nobody_waiting(make_daemon: MakeDaemon) -> None:
+    """While the disk takes its time to flush one upload, downloads go on."""
+    need("strace")
+    daemon = make_daemon().start()
+    assert daemon.put("slot/old.bin", b"old").status == 201
+    slow = inject(daemon, "fsync:delay_enter=3s")
+    try:
+        with daemon.wire() as wire:
+            wire.send(
+                f"PUT {put_target('slot/new.bin', 3)} HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nnew".encode()
+            )
+            eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == 1)
+            for _ in range(20):
+                assert daemon.get("slot/old.bin").body == b"old"
+            assert daemon.metric("hmac_file_server_uploads_in_progress") == 1
+    finally:
+        slow.terminate()
+        slow.wait()

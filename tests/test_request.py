@@ -1,0 +1,244 @@
+"""Raw bytes through the Site, on a clock of the test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+
+from hmac_file_server.slots.signature import Verifier
+from hmac_file_server.stores.local import LocalStore
+from hmac_file_server.uploads.retry import RetryPolicy
+from hmac_file_server.uploads.upload import Uploads
+from hmac_file_server.web.request import DRAIN_BYTES, DRAIN_IDLE, DRAIN_SECONDS, Request
+from hmac_file_server.web.resource import Files, root
+from hmac_file_server.web.site import Site
+from tests.support import SECRET, put_target
+
+
+class Transport(StringTransport):
+    """A transport that knows whether it was cut off."""
+
+    def abortConnection(self) -> None:
+        self.aborting = True
+        self.loseConnection()
+
+
+class Server:
+    def __init__(self, folder: Path) -> None:
+        self.clock = Clock()
+        self.store = LocalStore(str(folder), fsync=False)
+        self.uploads = Uploads(self.store, maybeDeferred, RetryPolicy(self.clock, 1, 1.0), 4096)
+        self.free: int | None = None
+        files = Files(Verifier([SECRET.encode()]), self.store, self.uploads, 1 << 30, lambda: self.free, maybeDeferred)
+        self.ended: list[tuple[Request, bool, bool]] = []
+        self.site = Site(root("upload", files), self.clock, 60, 75, lambda *of: self.ended.append(of))
+        self.connect()
+
+    def connect(self) -> None:
+        self.transport = Transport()
+        self.channel: Any = self.site.buildProtocol(None)
+        self.channel.makeConnection(self.transport)
+
+    def send(self, data: bytes | str) -> bytes:
+        """What comes back at once."""
+        self.transport.clear()
+        self.channel.dataReceived(data.encode() if isinstance(data, str) else data)
+        return self.transport.value()
+
+    def hang_up(self) -> None:
+        self.channel.connectionLost(Failure(ConnectionDone()))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path)
+    yield made
+    made.store.close()
+
+
+def put(path: str, size: int, *headers: str, version: str = "1.1") -> str:
+    lines = [f"PUT {put_target(path, size)} HTTP/{version}", "Host: a", f"Content-Length: {size}", *headers]
+    return "\r\n".join([*lines, "", ""])
+
+
+def status(answer: bytes) -> bytes:
+    return answer.partition(b" ")[2][:3]
+
+
+def test_decided_at_the_end_of_the_headers(server: Server) -> None:
+    """A refusal is on its way before any byte of the body has come."""
+    answer = server.send("PUT /upload/a/b?v=00 HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
+    assert status(answer) == b"403"
+    assert b"\r\nConnection: close\r\n" in answer
+
+
+def test_no_continue_for_a_refusal(server: Server) -> None:
+    """A client that asks first is refused without being told to go on."""
+    answer = server.send(
+        "PUT /upload/a/b?v=00 HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
+    )
+    assert status(answer) == b"403"
+    assert b"100" not in answer.partition(b"\r\n")[0]
+
+
+def test_continue_when_the_store_is_ready(server: Server) -> None:
+    """A client that asks first is told to go on, once."""
+    assert server.send(put("a/b", 5, "Expect: 100-continue")) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert status(server.send(b"hello")) == b"201"
+
+
+def test_no_continue_when_the_slot_is_taken(server: Server) -> None:
+    """A slot that has a file of another length is refused before the body."""
+    server.send(put("a/b", 5) + "hello")
+    assert status(server.send(put("a/b", 6, "Expect: 100-continue"))) == b"409"
+
+
+def test_no_continue_for_http_1_0(server: Server) -> None:
+    """HTTP/1.0 has no 100 Continue."""
+    assert server.send(put("a/b", 5, "Expect: 100-continue", version="1.0")) == b""
+    assert status(server.send(b"hello")) == b"201"
+
+
+def test_a_refused_body_is_swallowed(server: Server) -> None:
+    """What looks like a request inside a refused body is none, and the connection ends after the body."""
+    inner = b"GET /upload/none HTTP/1.1\r\nHost: a\r\n\r\n"
+    head = f"PUT /upload/a/b?v=00 HTTP/1.1\r\nHost: a\r\nContent-Length: {len(inner)}\r\n\r\n"
+    assert server.send(head.encode() + inner + inner).count(b"HTTP/1.1 ") == 1
+    assert server.transport.disconnecting
+
+
+def test_swallowing_is_bounded_in_bytes(server: Server) -> None:
+    """A client that does not stop sending a refused body is cut off."""
+    server.send("PUT /upload/a/b?v=00 HTTP/1.1\r\nHost: a\r\nContent-Length: 999999999999\r\n\r\n")
+    for _ in range(DRAIN_BYTES >> 20):
+        server.send(b"x" * (1 << 20))
+    assert not server.transport.disconnecting
+    server.send(b"x")
+    assert server.transport.disconnecting
+
+
+def test_swallowing_is_bounded_in_time(server: Server) -> None:
+    """A client that sends a refused body slowly is cut off too."""
+    server.send("PUT /upload/a/b?v=00 HTTP/1.1\r\nHost: a\r\nContent-Length: 999999999999\r\n\r\n")
+    waited = 0.0
+    while not server.transport.disconnecting:
+        assert waited <= DRAIN_SECONDS
+        server.clock.advance(DRAIN_IDLE - 1)
+        waited += DRAIN_IDLE - 1
+        server.channel.dataReceived(b"x")
+
+
+def test_a_refused_client_that_falls_silent(server: Server) -> None:
+    """A refused client that sends nothing more does not keep its connection."""
+    server.send("PUT /upload/a/b?v=00 HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
+    server.clock.advance(DRAIN_IDLE)
+    assert server.transport.disconnecting
+
+
+def test_upload_timeout(server: Server) -> None:
+    """A body that stalls ends the upload and leaves nothing; each byte gives it new time."""
+    server.send(put("a/b", 5) + "he")
+    server.clock.advance(59)
+    server.send(b"l")
+    server.clock.advance(59)
+    assert not server.transport.disconnecting
+    server.clock.advance(1)
+    assert server.transport.disconnecting
+    server.hang_up()
+    (request, timed_out, cut) = server.ended[0]
+    assert (request.method, timed_out, cut) == (b"PUT", True, True)
+    assert not server.uploads.active
+
+
+def test_the_idle_timeout_is_back_after_an_upload(server: Server) -> None:
+    """After an upload the connection may be idle as long as any other."""
+    server.send(put("a/b", 5) + "hello")
+    server.clock.advance(74)
+    assert not server.transport.disconnecting
+    server.clock.advance(1)
+    assert server.transport.disconnecting
+
+
+def test_the_reads_are_small_again_after_a_large_body(server: Server) -> None:
+    """Only while a large body arrives are the reads large."""
+    server.transport.bufferSize = 0
+    size = 2 << 20
+    server.send(put("a/b", size))
+    assert server.transport.bufferSize > 1 << 16
+    server.send(b"x" * size)
+    assert "bufferSize" not in vars(server.transport)
+
+
+def test_a_connection_serves_one_request_after_the_other(server: Server) -> None:
+    """Uploads, downloads and refusals without a body share a connection, in order, also when pipelined."""
+    get = "GET /upload/a/b HTTP/1.1\r\nHost: a\r\n\r\n"
+    bad = "PUT /upload/a/b HTTP/1.1\r\nHost: a\r\n\r\n"
+    answer = server.send(put("a/b", 5) + "hello" + get + bad + get)
+    assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"201", b"200", b"411", b"200"]
+    assert not server.transport.disconnecting
+
+
+def test_draining_refuses_new_requests(server: Server) -> None:
+    """On a connection that is kept alive a new request is told to come again."""
+    server.send(put("a/b", 5) + "he")
+    server.site.drain()
+    assert status(server.send(b"llo")) == b"201"
+    assert server.transport.disconnecting
+
+
+def test_draining_closes_idle_connections(server: Server) -> None:
+    """Draining is over when no connection is left."""
+    drained: list[object] = []
+    server.site.drain().addCallback(drained.append)
+    assert server.transport.disconnecting
+    assert not drained
+    server.hang_up()
+    assert drained
+
+
+def test_no_room_before_the_body(server: Server) -> None:
+    """A body that is larger than the free space is refused at its headers."""
+    server.free = 4
+    assert status(server.send(put("a/b", 5))) == b"507"
+    server.connect()
+    server.free = 5
+    assert server.send(put("a/b", 5)) == b""
+
+
+def test_each_request_is_told_once(server: Server) -> None:
+    """Answered, refused or cut off: each request ends in the books exactly once."""
+    server.send(put("a/b", 5) + "hello")
+    server.send("GET /upload/a/b HTTP/1.1\r\nHost: a\r\n\r\n")
+    server.send(put("a/c", 5) + "he")
+    server.hang_up()
+    server.connect()
+    server.send("PUT /upload/a/b?v=00 HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
+    server.hang_up()
+    server.connect()
+    server.hang_up()
+    assert [(request.code, cut) for request, _, cut in server.ended] == [
+        (201, False),
+        (200, False),
+        (200, True),
+        (403, False),
+    ]
+
+
+def test_a_bug_is_answered_with_500(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug in the tree costs the request, not the connection's order or the daemon."""
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(server.store, "open", broken)
+    assert status(server.send("GET /upload/a/b HTTP/1.1\r\nHost: a\r\n\r\n")) == b"500"
+    monkeypatch.setattr(server.uploads, "start", broken)
+    assert status(server.send(put("a/b", 5))) == b"500"

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.task import Clock
+from zope.interface import implementer
+
+from hmac_file_server.slots.path import slot_path
+from hmac_file_server.slots.signature import Slot
+from hmac_file_server.stores.draft import SlotTaken
+from hmac_file_server.stores.local import LocalStore
+from hmac_file_server.uploads.retry import RetryPolicy
+from hmac_file_server.uploads.upload import MEMORY, Broken, Upload, Uploads
+
+CHUNK = 64 << 10
+
+
+class Threads:
+    """Runs what it is given when the test says so, in order."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Callable[[], Any], Deferred[Any]]] = []
+
+    def __call__(self, function: Callable[[], Any]) -> Deferred[Any]:
+        result: Deferred[Any] = Deferred()
+        self.waiting.append((function, result))
+        return result
+
+    def run(self) -> None:
+        while self.waiting:
+            function, result = self.waiting.pop(0)
+            maybeDeferred(function).chainDeferred(result)
+
+
+@implementer(IPushProducer)
+class Client:
+    """Takes note of whether it may send."""
+
+    paused = False
+
+    def pauseProducing(self) -> None:
+        self.paused = True
+
+    def resumeProducing(self) -> None:
+        self.paused = False
+
+    def stopProducing(self) -> None:
+        raise AssertionError
+
+
+class Setting:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.threads = Threads()
+        self.store = LocalStore(str(folder))
+        self.uploads = Uploads(self.store, self.threads, RetryPolicy(Clock(), 2, 1.0), CHUNK)
+
+    def start(self, size: int, name: bytes = b"a.bin") -> tuple[Upload, Client, list[Any]]:
+        upload = self.uploads.start(Slot(slot_path([b"slot", name]), size, None))
+        client, outcome = Client(), []
+        upload.registerProducer(client, True)
+        upload.done.addBoth(outcome.append)
+        return upload, client, outcome
+
+    def files(self) -> dict[str, bytes]:
+        return {str(p.relative_to(self.folder)): p.read_bytes() for p in self.folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Iterator[Setting]:
+    made = Setting(tmp_path)
+    yield made
+    made.store.close()
+
+
+def test_a_body_in_many_pieces(setting: Setting) -> None:
+    """However the network cuts a body, the file has its bytes in their order."""
+    sizes = [1, 2, 3, 5000, 4095, 4096, 70_000] * 10
+    body = bytes(range(256)) * 4000
+    body = body[: sum(sizes)]
+    upload, _, outcome = setting.start(len(body))
+    position = 0
+    for size in sizes:
+        upload.write(body[position : position + size])
+        position += size
+        setting.threads.run()
+    upload.unregisterProducer()
+    setting.threads.run()
+    assert outcome == [None]
+    assert setting.files() == {"slot/a.bin": body}
+
+
+def test_nothing_is_public_before_the_end(setting: Setting) -> None:
+    """Until the last byte is safe there is no file under the public name."""
+    upload, _, _ = setting.start(3 * CHUNK)
+    for _ in range(3):
+        upload.write(b"x" * CHUNK)
+        setting.threads.run()
+    assert "slot/a.bin" not in setting.files()
+    upload.unregisterProducer()
+    setting.threads.run()
+    assert "slot/a.bin" in setting.files()
+
+
+def test_the_client_waits_for_the_disk(setting: Setting) -> None:
+    """While one piece is written and the next is full, the client is paused; then it goes on."""
+    upload, client, _ = setting.start(10 * CHUNK)
+    upload.write(b"x" * CHUNK)
+    assert not client.paused
+    upload.write(b"x" * CHUNK)
+    assert client.paused
+    setting.threads.run()
+    assert not client.paused
+
+
+def test_a_small_body_is_one_job(setting: Setting) -> None:
+    """A body below ChunkSize costs one trip to a thread."""
+    upload, _, _ = setting.start(1000)
+    upload.write(b"x" * 1000)
+    assert not setting.threads.waiting
+    upload.unregisterProducer()
+    assert len(setting.threads.waiting) == 1
+
+
+def test_many_uploads_share_the_memory(setting: Setting) -> None:
+    """The more uploads run, the less each of them gathers before it writes."""
+    setting.uploads = Uploads(setting.store, setting.threads, RetryPolicy(Clock(), 2, 1.0), 1 << 20)
+    assert setting.uploads.piece_size() == 1 << 20
+    for number in range(1000):
+        setting.start(1 << 20, b"%d" % number)
+    assert setting.uploads.piece_size() * 1000 <= MEMORY
+
+
+def test_abandoned_before_the_end(setting: Setting) -> None:
+    """An upload that is broken off leaves nothing and fails with Broken."""
+    upload, _, outcome = setting.start(3 * CHUNK)
+    upload.write(b"x" * CHUNK)
+    setting.threads.run()
+    upload.abandon()
+    setting.threads.run()
+    assert outcome[0].check(Broken)
+    assert setting.files() == {}
+    assert not setting.uploads.active
+
+
+def test_abandoned_while_a_thread_writes(setting: Setting) -> None:
+    """The file is let go of only when the thread that writes it is done."""
+    upload, _, outcome = setting.start(3 * CHUNK)
+    upload.write(b"x" * CHUNK)
+    upload.abandon()
+    assert not outcome
+    setting.threads.run()
+    assert outcome[0].check(Broken)
+    assert setting.files() == {}
+
+
+def test_late_bytes_are_dropped(setting: Setting) -> None:
+    """Bytes that arrive after an upload has failed are not kept."""
+    upload, _, _ = setting.start(CHUNK * 4)
+    upload.abandon()
+    setting.threads.run()
+    upload.write(b"x" * CHUNK * 4)
+    assert not setting.threads.waiting
+
+
+def test_the_slot_is_taken(setting: Setting) -> None:
+    """A second upload with other bytes fails, and the first file stays."""
+    for body, expected in ((b"first", None), (b"other", SlotTaken)):
+        upload, _, outcome = setting.start(5)
+        upload.write(body)
+        upload.unregisterProducer()
+        setting.threads.run()
+        assert outcome[0] is None if expected is None else outcome[0].check(expected)
+    assert setting.files() == {"slot/a.bin": b"first"}
+
+
+def test_begin_asks_the_store_first(setting: Setting) -> None:
+    """Whether a slot is taken by a file of another length is known before the first byte."""
+    upload, _, _ = setting.start(5)
+    upload.write(b"first")
+    upload.unregisterProducer()
+    setting.threads.run()
+    upload, _, outcome = setting.start(6)
+    ready = upload.begin()
+    setting.threads.run()
+    assert outcome[0].check(SlotTaken)
+    assert not ready.called
