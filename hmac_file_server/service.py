@@ -25,9 +25,11 @@ from hmac_file_server.listen import Listen
 from hmac_file_server.metrics import Metrics, MetricsRoot, Ready
 from hmac_file_server.slots.signature import Verifier, sign
 from hmac_file_server.stores.local import LocalStore, Unusable
+from hmac_file_server.stores.room import Room
 from hmac_file_server.uploads.retry import RetryPolicy
 from hmac_file_server.uploads.upload import Uploads
 from hmac_file_server.web.access import Access
+from hmac_file_server.web.limits import Limits
 from hmac_file_server.web.resource import Files, root
 from hmac_file_server.web.site import Site
 
@@ -35,7 +37,7 @@ _log = Logger()
 
 _WRITERS = 32
 _READERS = 16
-_LOOK_EVERY = 5.0
+_LOOK_EVERY = 1.0
 
 T = TypeVar("T")
 
@@ -51,7 +53,7 @@ class FileService(MultiService):
         super().__init__()
         self._config = config
         self._reactor = reactor
-        self._free: int | None = None
+        self._room = Room(config.min_free_space)
         self._metrics = metrics = Metrics()
         try:
             self._store = LocalStore(config.store_dir, config.fsync)
@@ -64,21 +66,18 @@ class FileService(MultiService):
         policy = RetryPolicy(
             reactor, config.max_retries, config.retry_delay, lambda error: metrics.upload_retries.inc()
         )
-        uploads = Uploads(self._store, self._writers.run, policy, config.chunk_size)
+        self._uploads = uploads = Uploads(self._store, self._room, self._writers.run, policy, config.chunk_size)
         metrics.uploads_in_progress.set_function(lambda: len(uploads.active))
-        metrics.store_free.set_function(lambda: self._free or 0)
+        metrics.store_free.set_function(lambda: self._room.free or 0)
         files = Files(
             Verifier(config.secrets),
             self._store,
             uploads,
             config.max_upload_size,
-            lambda: self._free,
             self._readers.run,
         )
         access = Access(metrics, reactor, config.trusted_proxies)
-        self._site = Site(
-            root(config.upload_sub_dir, files), reactor, config.upload_timeout, config.idle_timeout, access.ended
-        )
+        self._site = Site(root(config.upload_sub_dir, files), reactor, _limits(config), access.ended)
         self._writers.setServiceParent(self)
         self._readers.setServiceParent(self)
         self._listener = _Listener(config, "ListenPort", config.listen, self._site, reactor)
@@ -99,6 +98,7 @@ class FileService(MultiService):
             _log.info("{line}", line=line)
         for warning in self._config.warnings:
             _log.warn("{warning}", warning=warning)
+        self._store_problem = ""
         self._writers.run(self._store.sweep).addCallbacks(self._swept, self._store_failed)
         self._looking = LoopingCall(self._look_at_store)
         self._looking.clock = self._reactor
@@ -123,17 +123,22 @@ class FileService(MultiService):
         return closed.addCallback(lambda _: self._store.close())
 
     def _look_at_store(self) -> None:
-        self._readers.run(self._store.free).addCallbacks(self._keep_free, self._store_failed)
+        self._readers.run(self._store.look).addCallbacks(self._looked, self._store_failed)
 
-    def _keep_free(self, free: int) -> None:
-        self._free = free
+    def _looked(self, free: int) -> None:
+        self._room.found(free, self._uploads.active)
+        self._store_problem = ""
 
     def _swept(self, removed: int) -> None:
         if removed:
             _log.info("removed {removed} unfinished uploads of an earlier run", removed=removed)
 
     def _store_failed(self, failure: Failure) -> None:
-        _log.error("StoreDir can not be looked at: {error}", error=str(failure.value))
+        problem = str(failure.value)
+        self._room.lost(problem)
+        if problem != self._store_problem:
+            _log.error("StoreDir can not be used: {problem}", problem=problem)
+        self._store_problem = problem
 
     def _banner(self) -> list[str]:
         config = self._config
@@ -163,6 +168,17 @@ class _MetricsSite(PlainSite):
 
     def log(self, request: Any) -> None:
         """Scrapes come every few seconds and are not worth a line."""
+
+
+def _limits(config: Config) -> Limits:
+    return Limits(
+        upload_timeout=config.upload_timeout,
+        idle_timeout=config.idle_timeout,
+        min_rate=config.min_rate,
+        connections=config.max_connections,
+        per_address=config.max_connections_per_address,
+        proxies=config.trusted_proxies,
+    )
 
 
 def _slashed(prefix: str) -> str:

@@ -15,8 +15,10 @@ from twisted.python.failure import Failure
 
 from hmac_file_server.slots.signature import Verifier
 from hmac_file_server.stores.local import LocalStore
+from hmac_file_server.stores.room import Room
 from hmac_file_server.uploads.retry import RetryPolicy
 from hmac_file_server.uploads.upload import Uploads
+from hmac_file_server.web.limits import Limits
 from hmac_file_server.web.request import DRAIN_BYTES, DRAIN_IDLE, DRAIN_SECONDS, Request
 from hmac_file_server.web.resource import Files, root
 from hmac_file_server.web.site import Site
@@ -35,11 +37,11 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.clock = Clock()
         self.store = LocalStore(str(folder), fsync=False)
-        self.uploads = Uploads(self.store, maybeDeferred, RetryPolicy(self.clock, 1, 1.0), 4096)
-        self.free: int | None = None
-        files = Files(Verifier([SECRET.encode()]), self.store, self.uploads, 1 << 30, lambda: self.free, maybeDeferred)
+        self.room = Room(0)
+        self.uploads = Uploads(self.store, self.room, maybeDeferred, RetryPolicy(self.clock, 1, 1.0), 4096)
+        files = Files(Verifier([SECRET.encode()]), self.store, self.uploads, 1 << 30, maybeDeferred)
         self.ended: list[tuple[Request, bool, bool]] = []
-        self.site = Site(root("upload", files), self.clock, 60, 75, lambda *of: self.ended.append(of))
+        self.site = Site(root("upload", files), self.clock, Limits(), lambda *of: self.ended.append(of))
         self.connect()
 
     def connect(self) -> None:
@@ -206,10 +208,10 @@ def test_draining_closes_idle_connections(server: Server) -> None:
 
 def test_no_room_before_the_body(server: Server) -> None:
     """A body that is larger than the free space is refused at its headers."""
-    server.free = 4
+    server.room.found(4, [])
     assert status(server.send(put("a/b", 5))) == b"507"
     server.connect()
-    server.free = 5
+    server.room.found(5, [])
     assert server.send(put("a/b", 5)) == b""
 
 

@@ -14,6 +14,7 @@ from hmac_file_server.slots.path import slot_path
 from hmac_file_server.slots.signature import Slot
 from hmac_file_server.stores.draft import SlotTaken
 from hmac_file_server.stores.local import LocalStore
+from hmac_file_server.stores.room import Room
 from hmac_file_server.uploads.retry import RetryPolicy
 from hmac_file_server.uploads.upload import MEMORY, Broken, Upload, Uploads
 
@@ -58,7 +59,7 @@ class Setting:
         self.folder = folder
         self.threads = Threads()
         self.store = LocalStore(str(folder))
-        self.uploads = Uploads(self.store, self.threads, RetryPolicy(Clock(), 2, 1.0), CHUNK)
+        self.uploads = Uploads(self.store, Room(0), self.threads, RetryPolicy(Clock(), 2, 1.0), CHUNK)
 
     def start(self, size: int, name: bytes = b"a.bin") -> tuple[Upload, Client, list[Any]]:
         upload = self.uploads.start(Slot(slot_path([b"slot", name]), size, None))
@@ -129,7 +130,7 @@ def test_a_small_body_is_one_job(setting: Setting) -> None:
 
 def test_many_uploads_share_the_memory(setting: Setting) -> None:
     """The more uploads run, the less each of them gathers before it writes."""
-    setting.uploads = Uploads(setting.store, setting.threads, RetryPolicy(Clock(), 2, 1.0), 1 << 20)
+    setting.uploads = Uploads(setting.store, Room(0), setting.threads, RetryPolicy(Clock(), 2, 1.0), 1 << 20)
     assert setting.uploads.piece_size() == 1 << 20
     for number in range(1000):
         setting.start(1 << 20, b"%d" % number)

@@ -13,6 +13,7 @@ import attrs
 
 from hmac_file_server.slots.path import SlotPath
 from hmac_file_server.stores.folders import Folders
+from hmac_file_server.stores.reserve import reserve
 
 MIME_TYPE = "user.mime_type"
 """The extended attribute that keeps a verified type (freedesktop.org, Shared MIME-info)."""
@@ -22,6 +23,7 @@ Chunks = list[bytes | bytearray]
 
 _LONGEST_TYPE = 255
 _KEPT = 1 << 16
+_RESERVE_ABOVE = 1 << 20
 _BLOCK = 1 << 20
 _VECTORS = 512
 _NO_ATTRIBUTES = {errno.EOPNOTSUPP, errno.E2BIG, errno.ERANGE}
@@ -69,7 +71,14 @@ class Draft:
         self._name: bytes | None = None
         # A small body stays at hand until it is safe, to be written again if a flush fails.
         self._kept: Chunks | None = [] if place.fsync and size <= _KEPT else None
-        self._owed: Chunks = []
+        self._lost: Chunks = []
+        self._reserved = False
+        self._written = 0
+
+    @property
+    def owed(self) -> int:
+        """Bytes that are still to be taken from the file system's free space."""
+        return 0 if self._reserved else self._size - self._written
 
     def begin(self) -> None:
         """Make the file and look whether the slot is free.
@@ -86,6 +95,7 @@ class Draft:
         assert self._file is not None
         while chunks:
             written = os.writev(self._file, chunks[:_VECTORS])
+            self._written += written
             while chunks and written >= len(chunks[0]):
                 done = chunks.pop(0)
                 written -= len(done)
@@ -105,7 +115,7 @@ class Draft:
         :raises SlotTaken: if other bytes are there.
         :raises NotDurable: if a flush failed and the data can not be written again.
         """
-        self.write(self._owed)
+        self.write(self._lost)
         assert self._file is not None
         if os.fstat(self._file).st_size != self._size:
             raise NotDurable(errno.EIO, "the file system lost bytes that it had taken")
@@ -147,6 +157,8 @@ class Draft:
             # Held while the upload lives. It tells the sweep of another daemon to leave a named file alone,
             # and a second upload of the same bytes to wait until our folders are flushed.
             _lock(file, fcntl.LOCK_EX)
+            if self._size > _RESERVE_ABOVE:
+                self._reserved = reserve(file, self._size)
             if self._media_type and len(self._media_type) <= _LONGEST_TYPE:
                 _set_type(file, self._media_type)
         except BaseException:
@@ -164,7 +176,8 @@ class Draft:
             if self._kept is None:
                 raise NotDurable(error.errno, error.strerror) from error
             self.close()
-            self._owed, self._kept = self._kept, []
+            self._lost, self._kept = self._kept, []
+            self._written = 0
             raise
 
     def _folders(self, make: bool = False) -> Folders:

@@ -58,16 +58,27 @@ class LocalStore:
     """
 
     def __init__(self, folder: str, fsync: bool = True) -> None:
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        self._folder = folder
+        self._root = self._nursery = -1
         try:
             os.makedirs(folder, exist_ok=True)
-            self._root = os.open(folder, flags)
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(RESERVED, 0o700, dir_fd=self._root)
-            self._nursery = os.open(RESERVED, flags | os.O_NOFOLLOW, dir_fd=self._root)
+            self._open(make=True)
         except OSError as error:
             raise Unusable(error.strerror or str(error)) from error
         self._place = self._find_how_to_publish(fsync)
+
+    def _open(self, make: bool) -> None:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        root = os.open(self._folder, flags)
+        try:
+            if make:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(RESERVED, 0o700, dir_fd=root)
+            self._nursery = os.open(RESERVED, flags | os.O_NOFOLLOW, dir_fd=root)
+        except OSError:
+            os.close(root)
+            raise
+        self._root = root
 
     def _find_how_to_publish(self, fsync: bool) -> Place:
         """Try to publish a file that had no name before, and else one that had."""
@@ -87,6 +98,25 @@ class LocalStore:
         assert last is not None
         reason = last.strerror or str(last)
         raise Unusable(f"a file can not be made and given its name there with link(2): {reason}") from last
+
+    def look(self) -> int:
+        """Bytes that are free, in the folder that is there now.
+
+        When another file system has been mounted there it is used from now on, if it is a store.
+
+        :raises Unusable: if what is there is no store: a mount point without its disk, say.
+        :raises OSError: if the disk fails.
+        """
+        there, ours = os.stat(self._folder), os.fstat(self._root)
+        if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
+            # The old descriptors stay open: uploads that run still use them.
+            try:
+                self._open(make=False)
+            except OSError:
+                raise Unusable("it is not the folder that it was at the start; is its disk mounted?") from None
+            self._place = self._find_how_to_publish(self._place.fsync)
+        figures = os.fstatvfs(self._root)
+        return figures.f_bavail * figures.f_frsize
 
     def draft(self, path: SlotPath, size: int, media_type: bytes | None) -> Draft:
         """A new upload; nothing touches the disk yet.
@@ -127,11 +157,6 @@ class LocalStore:
         except BaseException:
             os.close(descriptor)
             raise
-
-    def free(self) -> int:
-        """Bytes that uploads can still take."""
-        figures = os.fstatvfs(self._root)
-        return figures.f_bavail * figures.f_frsize
 
     def check_writable(self) -> None:
         """Make and drop a file.

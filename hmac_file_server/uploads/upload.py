@@ -12,6 +12,7 @@ from zope.interface import implementer
 from hmac_file_server.slots.signature import Slot
 from hmac_file_server.stores.draft import Chunks, Draft
 from hmac_file_server.stores.local import LocalStore
+from hmac_file_server.stores.room import Room
 from hmac_file_server.uploads.retry import InThread, RetryLoop, RetryPolicy
 
 MEMORY = 32 << 20
@@ -29,20 +30,29 @@ class Uploads:
     """All uploads of the daemon, and what they share.
 
     :param store: where they go.
+    :param room: keeps account of the free space.
     :param in_thread: runs the store's blocking calls.
     :param policy: when a refused step is tried again.
     :param chunk_size: bytes that an upload gathers before it writes them.
     """
 
-    def __init__(self, store: LocalStore, in_thread: InThread, policy: RetryPolicy, chunk_size: int) -> None:
+    def __init__(
+        self, store: LocalStore, room: Room, in_thread: InThread, policy: RetryPolicy, chunk_size: int
+    ) -> None:
         self._store = store
+        self._room = room
         self._in_thread = in_thread
         self._policy = policy
         self._chunk_size = chunk_size
         self.active: set[Upload] = set()
 
     def start(self, slot: Slot) -> Upload:
-        """Begin to receive the file of a slot whose signature was verified."""
+        """Begin to receive the file of a slot whose signature was verified.
+
+        :raises NoRoom: if it can not fit.
+        :raises Away: if the store can not be reached.
+        """
+        self._room.claim(slot.size)
         draft = self._store.draft(slot.path, slot.size, slot.media_type)
         upload = Upload(draft, self.piece_size, RetryLoop(self._policy, self._in_thread), self._in_thread)
         self.active.add(upload)
@@ -80,6 +90,11 @@ class Upload:
         self._over = False
         self.done: Deferred[None] = Deferred()
         self.closed: Deferred[Upload] = Deferred()
+
+    @property
+    def owed(self) -> int:
+        """Bytes that the upload has still to take from the store's free space."""
+        return self._draft.owed
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         """Take the body from a push producer, which is paused while the disk is behind."""

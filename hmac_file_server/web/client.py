@@ -25,6 +25,7 @@ def client_address(peer: IAddress, headers: Headers, trusted: Sequence[Network])
     a trusted proxy is the client.
 
     :param trusted: the networks whose ``Forwarded`` (RFC 7239) or ``X-Forwarded-For`` is believed.
+    :returns: an IP address, or :data:`LOCAL`.
     """
     host = getattr(peer, "host", None)
     address = _parse(host) if isinstance(host, str) else None
@@ -39,6 +40,12 @@ def client_address(peer: IAddress, headers: Headers, trusted: Sequence[Network])
         if not _in(address, trusted):
             break
     return believed
+
+
+def speaks_for_others(address: str, trusted: Sequence[Network]) -> bool:
+    """Whether an address, as :func:`client_address` gives it, is a proxy's and so no single client's."""
+    parsed = _parse(address)
+    return parsed is None or _in(parsed, trusted)
 
 
 def _hops(headers: Headers) -> list[str]:

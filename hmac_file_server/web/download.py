@@ -29,42 +29,46 @@ _READ = 256 << 10
 _NOT_WAITING = getattr(os, "RWF_NOWAIT", 0)
 
 
-def send(request: Request, file: StoredFile, pieces: list[Piece], in_thread: InThread, idle_timeout: float) -> None:
+def send(request: Request, file: StoredFile, pieces: list[Piece], in_thread: InThread) -> None:
     """Send pieces of a file as the body of an answer whose headers are written, and finish the request.
 
     :param file: is closed at the end, whatever happens.
     :param in_thread: for reads that may have to wait for the disk.
-    :param idle_timeout: seconds; a reader that takes nothing for so long loses its connection.
     """
     transport = request.channel.transport
     kind = _KernelCopy if isinstance(transport, Connection) and not transport.TLS else _Copy
-    kind(request, file, pieces, in_thread, idle_timeout).start()
+    kind(request, file, pieces, in_thread).start()
 
 
 class _Download:
-    def __init__(
-        self, request: Request, file: StoredFile, pieces: list[Piece], in_thread: InThread, idle_timeout: float
-    ) -> None:
+    def __init__(self, request: Request, file: StoredFile, pieces: list[Piece], in_thread: InThread) -> None:
         self._request = request
         self._channel = request.channel
         self._transport: Any = request.channel.transport
         self._file = file
         self._pieces = _parts(pieces)
         self._in_thread = in_thread
-        self._idle_timeout = idle_timeout
-        clock: IReactorTime = request.site.reactor
-        self._timer: IDelayedCall | None = clock.callLater(idle_timeout, self._timed_out)
+        self._limits = request.site.limits
+        self._clock: IReactorTime = request.site.reactor
+        self._timer: IDelayedCall | None = None
+        self._sent_before = 0
+        self._watch_rate()
         self._reading = False
         self._stopped = False
 
-    def _progressed(self) -> None:
-        if self._timer is not None:
-            self._timer.reset(self._idle_timeout)
+    def _watch_rate(self) -> None:
+        self._sent_before = self._request.sentLength
+        self._timer = self._clock.callLater(self._limits.idle_timeout, self._look_at_rate)
 
-    def _timed_out(self) -> None:
+    def _look_at_rate(self) -> None:
+        """Cut off a reader that takes nothing, or too little; one that waits for our disk is spared."""
         self._timer = None
-        self._channel.timed_out = True
-        self._transport.abortConnection()
+        sent = self._request.sentLength - self._sent_before
+        if not self._reading and sent < max(1, self._limits.min_rate * self._limits.idle_timeout):
+            self._channel.timed_out = True
+            self._transport.abortConnection()
+        else:
+            self._watch_rate()
 
     def _read(self, offset: int, length: int) -> None:
         """Read in a thread, then go on in :meth:`_have`."""
@@ -124,7 +128,6 @@ class _KernelCopy(_Download):
             return
         if self._reading or self._stopped:
             return
-        self._progressed()
         part = self._part or next(self._pieces, None)
         self._part = part
         if part is None:
@@ -187,7 +190,6 @@ class _Copy(_Download):
 
     def _proceed(self) -> None:
         while not (self._paused or self._reading or self._stopped):
-            self._progressed()
             part = next(self._pieces, None)
             if part is None:
                 self._request.unregisterProducer()

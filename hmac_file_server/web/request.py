@@ -15,6 +15,7 @@ from urllib.parse import unquote_to_bytes
 from twisted.internet.interfaces import IDelayedCall, IPushProducer
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
+from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from twisted.web import http, server
 from twisted.web.http import parse_qs
@@ -62,6 +63,7 @@ class Request(server.Request):
     started = 0.0
     _resource: Any = None
     _flow: _Flow | None = None
+    _counted_as = ""
     _drained = False
     _drain_timer: IDelayedCall | None = None
 
@@ -79,6 +81,8 @@ class Request(server.Request):
         try:
             self.site.check_open()
             self._check()
+            if not channel.counted_as:
+                self._counted_as = self.site.crowd.arrived(self.client, self.requestHeaders)
             self._resource = self.site.getResourceFor(self)
             self.body = self._resource.accept(self, length)
         except HTTPError as error:
@@ -96,12 +100,12 @@ class Request(server.Request):
 
     def _receive(self, body: Upload, length: int | None) -> None:
         channel = self.channel
-        self._flow = _Flow(channel)
+        self._flow = _Flow(self)
         body.done.addErrback(self._upload_failed)
         body.registerProducer(self._flow, True)
         if not length:
             return
-        channel.setTimeout(self.site.upload_timeout)
+        channel.setTimeout(self.site.limits.upload_timeout)
         if length > _LARGE_BODY:
             # The size of the reads decides how much CPU a large body costs.
             self.transport.bufferSize = _READ_SIZE
@@ -226,20 +230,23 @@ class Request(server.Request):
     # The end
 
     def finish(self) -> None:
-        self._stop_timers()
+        self._let_go()
         server.Request.finish(self)
 
     def connectionLost(self, reason: Failure) -> None:
-        self._stop_timers()
+        channel = self.channel
+        site = self.site = channel.site
+        self._let_go()
         if self._flow is not None:
             self._flow.end(lost=True)
-        site, channel = self.channel.site, self.channel
         server.Request.connectionLost(self, reason)
         if self.body is not None:
             self.body.abandon()
         site.ended(self, channel.timed_out, cut=self.error is None)
 
-    def _stop_timers(self) -> None:
+    def _let_go(self) -> None:
+        self.site.crowd.left(self._counted_as)
+        self._counted_as = ""
         if self._drain_timer is not None and self._drain_timer.active():
             self._drain_timer.cancel()
         self._drain_timer = None
@@ -253,15 +260,21 @@ class _Flow:
     and then. (What the client sent before it left must have fitted the kernel's buffer to be seen.)
     """
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._channel = channel = request.channel
         self._transport: Any = channel.transport
         self._paused = False
+        self._limits = channel.site.limits
+        self._rate_check: IDelayedCall | None = None
+        self._had = 0
+        self._watch_rate()
         self._check: IDelayedCall | None = None
         self.ended = False
 
     def pauseProducing(self) -> None:
         self._paused = True
+        self._stop_rate_check()
         self._transport.pauseProducing()
         self._channel.setTimeout(None)
         self._check_later()
@@ -270,7 +283,8 @@ class _Flow:
         self._stop_check()
         self._paused = False
         if not self.ended:
-            self._channel.setTimeout(self._channel.site.upload_timeout)
+            self._watch_rate()
+            self._channel.setTimeout(self._limits.upload_timeout)
         self._transport.resumeProducing()
 
     def stopProducing(self) -> None:
@@ -280,10 +294,30 @@ class _Flow:
         """No more of the body is wanted or to come."""
         self.ended = True
         self._stop_check()
+        self._stop_rate_check()
         if not lost:
             vars(self._transport).pop("bufferSize", None)
             if self._paused:
                 self.resumeProducing()
+
+    def _watch_rate(self) -> None:
+        """From now on, see whether the client keeps up the lowest rate."""
+        if self._limits.min_rate:
+            self._had = self._request.body_received
+            clock = self._channel.site.reactor
+            self._rate_check = clock.callLater(self._limits.upload_timeout, self._look_at_rate)
+
+    def _look_at_rate(self) -> None:
+        self._rate_check = None
+        if self._request.body_received - self._had < self._limits.min_rate * self._limits.upload_timeout:
+            self._channel.timeoutConnection()
+        else:
+            self._watch_rate()
+
+    def _stop_rate_check(self) -> None:
+        if self._rate_check is not None:
+            self._rate_check.cancel()
+            self._rate_check = None
 
     def _check_later(self) -> None:
         if hasattr(self._transport, "fileno"):
@@ -310,14 +344,27 @@ class Channel(http.HTTPChannel):
     site: Site
     transport: Any
     timed_out = False
+    counted_as: str | None = None
 
     def connectionMade(self) -> None:
         http.HTTPChannel.connectionMade(self)
         self.site.opened(self)
+        try:
+            self.counted_as = self.site.crowd.connected(self.transport.getPeer())
+        except HTTPError as error:
+            self._say_and_close(error)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         http.HTTPChannel.connectionLost(self, reason)
+        if self.counted_as is not None:
+            self.site.crowd.gone(self.counted_as)
         self.site.closed(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        # Headers must be complete within one timeout, however slowly they drip in.
+        if not (self.line_mode and self.requests):
+            self.resetTimeout()
+        LineReceiver.dataReceived(self, data)
 
     @property
     def idle(self) -> bool:
@@ -354,7 +401,7 @@ class Channel(http.HTTPChannel):
     def requestDone(self, request: Request) -> None:
         if self.site.draining:
             self.persistent = False
-        self._savedTimeOut = self.site.idle_timeout
+        self._savedTimeOut = self.site.limits.idle_timeout
         http.HTTPChannel.requestDone(self, request)
 
     def timeoutConnection(self) -> None:
@@ -369,12 +416,19 @@ class Channel(http.HTTPChannel):
     def _respondToBadRequestAndDisconnect(self) -> None:
         request = self.requests[-1] if self.requests else None
         if request is None or not request.startedWriting:
-            body = _text(_MALFORMED)
-            head = [b"HTTP/1.1 400 Bad Request", b"Connection: close", b"Content-Length: %d" % len(body)]
-            head += [b"%b: %b" % item for item in EVERYWHERE.items()]
-            self.transport.write(b"\r\n".join([*head, b"", body]))
+            self._say_and_close(_MALFORMED)
+        else:
+            self.loseConnection()
         if request is not None:
             request.malformed()
+
+    def _say_and_close(self, error: HTTPError) -> None:
+        """Answer without a request."""
+        body = _text(error)
+        head = [b"HTTP/1.1 %d %b" % (error.status, http.RESPONSES[error.status])]
+        headers = {b"Connection": b"close", b"Content-Length": b"%d" % len(body), **_TEXT, **EVERYWHERE}
+        head += [b"%b: %b" % item for item in (headers | dict(error.headers)).items()]
+        self.transport.write(b"\r\n".join([*head, b"", body]))
         self.loseConnection()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from typing import Any
 
 from twisted.logger import Logger
@@ -15,6 +14,7 @@ from hmac_file_server.slots.path import BadPath, SlotPath, slot_path
 from hmac_file_server.slots.signature import BadSignature, Verifier
 from hmac_file_server.stores.draft import SlotTaken
 from hmac_file_server.stores.local import LocalStore, NoSuchFile, StoredFile
+from hmac_file_server.stores.room import Away, NoRoom
 from hmac_file_server.uploads.retry import NO_ROOM, InThread
 from hmac_file_server.uploads.upload import Upload, Uploads
 from hmac_file_server.web import conditional, download
@@ -74,7 +74,6 @@ class Files(Node):
     """The files below the upload prefix: PUT with a signature; GET and HEAD for whoever knows the path.
 
     :param max_size: the longest body in bytes; 0 for whatever was signed.
-    :param free: bytes of room in the store, as lately known.
     :param in_thread: runs blocking reads.
     """
 
@@ -86,7 +85,6 @@ class Files(Node):
         store: LocalStore,
         uploads: Uploads,
         max_size: int,
-        free: Callable[[], int | None],
         in_thread: InThread,
     ) -> None:
         super().__init__()
@@ -94,7 +92,6 @@ class Files(Node):
         self._store = store
         self._uploads = uploads
         self._max_size = max_size
-        self._free = free
         self._in_thread = in_thread
 
     # PUT
@@ -113,10 +110,12 @@ class Files(Node):
             raise HTTPError(403, "signature", "the signature does not hold", str(error)) from None
         if self._max_size and slot.size > self._max_size:
             raise HTTPError(413, "too_large", f"at most {self._max_size} bytes are taken")
-        free = self._free()
-        if free is not None and slot.size > free:
-            raise HTTPError(507, "no_room", "there is no room for the file", f"{free} bytes are free in StoreDir")
-        return self._uploads.start(slot)
+        try:
+            return self._uploads.start(slot)
+        except NoRoom as error:
+            raise HTTPError(507, "no_room", "there is no room for the file", str(error)) from None
+        except Away as error:
+            raise unavailable("storage", "the file could not be stored, try again later", str(error)) from None
 
     def render_PUT(self, request: Request) -> int:
         """Answer when the file is public and safe."""
@@ -168,7 +167,7 @@ class Files(Node):
             file.close()
             raise
         if pieces and not request.gone:
-            download.send(request, file, pieces, self._in_thread, request.site.idle_timeout)
+            download.send(request, file, pieces, self._in_thread)
         else:
             file.close()
 

@@ -10,6 +10,7 @@ from twisted.web import server
 from twisted.web.resource import IResource
 
 from hmac_file_server.web.errors import unavailable
+from hmac_file_server.web.limits import Crowd, Limits
 from hmac_file_server.web.request import Channel, Request
 
 Ended = Callable[[Request, bool, bool], None]
@@ -20,8 +21,7 @@ class Site(server.Site):
     """Serves a Resource tree whose leaves decide at the end of the headers.
 
     :param clock: for all timeouts.
-    :param upload_timeout: seconds without a byte of a body.
-    :param idle_timeout: seconds without a byte on a connection otherwise.
+    :param limits: what clients may hold open.
     :param ended: told of each request when it is over.
 
     :ivar draining: whether the daemon is about to stop and takes no new requests.
@@ -35,13 +35,12 @@ class Site(server.Site):
         self,
         resource: IResource,
         clock: IReactorTime,
-        upload_timeout: float,
-        idle_timeout: float,
+        limits: Limits,
         ended: Ended,
     ) -> None:
-        super().__init__(resource, timeout=idle_timeout, reactor=clock, parsePOSTFormSubmission=False)
-        self.upload_timeout = upload_timeout
-        self.idle_timeout = idle_timeout
+        super().__init__(resource, timeout=limits.idle_timeout, reactor=clock, parsePOSTFormSubmission=False)
+        self.limits = limits
+        self.crowd = Crowd(limits)
         self.draining = False
         self._ended = ended
         self._channels: set[Channel] = set()

@@ -124,12 +124,15 @@ def test_an_error_that_can_not_pass(faulty: Callable[..., Daemon], error: str) -
     nothing_stays(daemon)
 
 
-def test_a_flush_that_failed_is_not_believed(faulty: Callable[..., Daemon]) -> None:
+def test_a_flush_that_failed_is_not_believed(daemon: Daemon) -> None:
     """When data is lost that can not be written again, the upload fails and its slot works again."""
-    daemon = faulty("fsync:error=EIO:when=1")
+    need("strace")
+    tracer = inject(daemon, "fsync:error=EIO:when=1")
     body = os.urandom(3 << 20)
     assert daemon.put("slot/a.bin", body).status == 503
     nothing_stays(daemon)
+    tracer.terminate()
+    tracer.wait()
     assert daemon.put("slot/a.bin", body).status == 201
     assert daemon.get("slot/a.bin").body == body
 
@@ -150,7 +153,7 @@ def test_a_client_that_leaves_ends_the_retries(faulty: Callable[..., Daemon]) ->
 
 def test_a_full_disk_is_known_before_the_body(make_daemon: MakeDaemon, small_disk: Path) -> None:
     """A body that can not fit is refused before its first byte."""
-    daemon = make_daemon(StoreDir=str(small_disk)).start()
+    daemon = make_daemon(MinFreeSpace=0, StoreDir=str(small_disk)).start()
     eventually(lambda: daemon.metric("hmac_file_server_store_free_bytes") > 0)
     with daemon.wire() as wire:
         size = 9 << 20
@@ -163,15 +166,16 @@ def test_a_full_disk_is_known_before_the_body(make_daemon: MakeDaemon, small_dis
 
 def test_a_disk_that_gets_room_again(make_daemon: MakeDaemon, small_disk: Path) -> None:
     """An upload that finds the disk full waits, and ends well when there is room."""
-    daemon = make_daemon(StoreDir=str(small_disk), RetryDelay=0.2, MaxRetries=1000).start()
+    daemon = make_daemon(MinFreeSpace=0, StoreDir=str(small_disk), RetryDelay=0.2, MaxRetries=1000).start()
     eventually(lambda: daemon.metric("hmac_file_server_store_free_bytes") > 0)
-    body = os.urandom(6 << 20)
+    body = os.urandom(1 << 20)
     filler = small_disk / "filler"
     with daemon.wire() as wire:
         wire.send(f"PUT {put_target('slot/a.bin', len(body))} HTTP/1.1\r\nHost: a\r\n".encode())
         wire.send(f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n".encode())
         assert wire.answer().status == 100
-        filler.write_bytes(b"x" * (5 << 20))
+        with pytest.raises(OSError, match="No space"):
+            filler.write_bytes(b"x" * (9 << 20))
         wire.send(body)
         eventually(lambda: daemon.metric("hmac_file_server_upload_retries_total") >= 2)
         assert daemon.request("GET", "/upload/none").status == 404
@@ -180,9 +184,25 @@ def test_a_disk_that_gets_room_again(make_daemon: MakeDaemon, small_disk: Path) 
     assert (small_disk / "slot/a.bin").read_bytes() == body
 
 
+def test_room_is_kept_before_it_is_taken(make_daemon: MakeDaemon, small_disk: Path) -> None:
+    """A large upload that has begun keeps its room against whatever else fills the disk."""
+    daemon = make_daemon(StoreDir=str(small_disk), MinFreeSpace=0).start()
+    body = os.urandom(6 << 20)
+    with daemon.wire() as wire:
+        wire.send(f"PUT {put_target('slot/a.bin', len(body))} HTTP/1.1\r\nHost: a\r\n".encode())
+        wire.send(f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n".encode())
+        assert wire.answer().status == 100
+        with pytest.raises(OSError, match="No space"):
+            (small_disk / "filler").write_bytes(b"x" * (5 << 20))
+        assert daemon.put("slot/b.bin", b"x" * (3 << 20)).status == 507
+        wire.send(body)
+        assert wire.answer().status == 201
+    assert (small_disk / "slot/a.bin").read_bytes() == body
+
+
 def test_no_inodes(make_daemon: MakeDaemon, small_disk: Path) -> None:
     """A disk without inodes answers 507, leaves nothing, and works again when there are some."""
-    daemon = make_daemon(StoreDir=str(small_disk), MaxRetries=1, **QUICK).start()
+    daemon = make_daemon(MinFreeSpace=0, StoreDir=str(small_disk), MaxRetries=1, **QUICK).start()
     fillers = []
     for number in range(64):
         filler = small_disk / f"filler{number}"

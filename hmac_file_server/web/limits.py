@@ -1,0 +1,90 @@
+"""Limits on what one client, and all together, can hold open."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import attrs
+from twisted.internet.interfaces import IAddress
+from twisted.web.http_headers import Headers
+
+from hmac_file_server.web.client import Network, client_address, speaks_for_others
+from hmac_file_server.web.errors import HTTPError, unavailable
+
+
+@attrs.frozen
+class Limits:
+    """How much, how long and how slowly.
+
+    :param upload_timeout: seconds without a byte of a body.
+    :param idle_timeout: seconds without a byte on a connection otherwise, and for all headers of a request.
+    :param min_rate: bytes a second that a body or a reader keeps up over those; 0 for any.
+    :param connections: at once, in all.
+    :param per_address: connections from one address; behind a proxy, requests that run.
+    :param proxies: networks whose word on the client's address is taken.
+    """
+
+    upload_timeout: float = 60.0
+    idle_timeout: float = 75.0
+    min_rate: int = 0
+    connections: int = 4096
+    per_address: int = 256
+    proxies: Sequence[Network] = ()
+
+
+class Crowd:
+    """Who is there: connections by address, and requests by the address that a proxy named."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._connections = 0
+        self._by_address: Counter[str] = Counter()
+
+    def connected(self, peer: IAddress) -> str:
+        """Count a connection.
+
+        :returns: under what, for :meth:`gone`; empty for a proxy, whose clients are counted one by one.
+        :raises HTTPError: if it is one too many; it is not counted then.
+        """
+        if self._connections >= self._limits.connections:
+            raise unavailable("connections", "too many connections", seconds=5)
+        address = client_address(peer, Headers(), ())
+        if speaks_for_others(address, self._limits.proxies):
+            address = ""
+        self._enter(address)
+        self._connections += 1
+        return address
+
+    def gone(self, address: str) -> None:
+        """A connection that was counted is closed."""
+        self._connections -= 1
+        self.left(address)
+
+    def arrived(self, peer: IAddress, headers: Headers) -> str:
+        """Count a request that came through a proxy.
+
+        :returns: under what, for :meth:`left`; empty if the proxy does not name its clients.
+        :raises HTTPError: if its client has too many already.
+        """
+        address = client_address(peer, headers, self._limits.proxies)
+        if speaks_for_others(address, self._limits.proxies):
+            return ""
+        self._enter(address)
+        return address
+
+    def left(self, address: str) -> None:
+        """What was counted under an address is over."""
+        if address:
+            self._by_address[address] -= 1
+            if not self._by_address[address]:
+                del self._by_address[address]
+
+    def _enter(self, address: str) -> None:
+        if not address:
+            return
+        if self._by_address[address] >= self._limits.per_address:
+            raise HTTPError(
+                429, "connections", "too many connections from your address", headers={b"Retry-After": b"5"}
+            )
+        self._by_address[address] += 1
