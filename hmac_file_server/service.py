@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import secrets
 import threading
 from collections.abc import Callable
@@ -23,6 +25,7 @@ from hmac_file_server import __version__
 from hmac_file_server.config import EXAMPLE_SECRET, Config, ConfigError
 from hmac_file_server.listen import Listen
 from hmac_file_server.metrics import Metrics, MetricsRoot, Ready
+from hmac_file_server.notify import Notifier
 from hmac_file_server.slots.signature import Verifier, sign
 from hmac_file_server.stores.local import LocalStore, Unusable
 from hmac_file_server.stores.room import Room
@@ -84,6 +87,9 @@ class FileService(MultiService):
         self._listener.setServiceParent(self)
         if config.metrics_enabled:
             self._serve_metrics()
+        # The last to start: by then all listen.
+        self._notifier = Notifier(reactor, os.environ, self._status)
+        self._notifier.setServiceParent(self)
 
     def _serve_metrics(self) -> None:
         ready = Ready(lambda: self._site.draining, lambda: self._readers.run(self._store.check_writable))
@@ -91,8 +97,13 @@ class FileService(MultiService):
         listen = self._config.metrics_listen
         _Listener(self._config, "MetricsPort", listen, site, self._reactor).setServiceParent(self)
 
+    def _status(self) -> str:
+        free = "" if self._room.free is None else f", {self._room.free >> 20} MiB free"
+        return f"{len(self._uploads.active)} uploads running{free}"
+
     def startService(self) -> None:
         """Listen, and say where."""
+        _raise_descriptor_limit()
         super().startService()
         for line in self._banner():
             _log.info("{line}", line=line)
@@ -107,6 +118,7 @@ class FileService(MultiService):
     def stopService(self) -> Deferred[None]:
         """Let running requests finish within ShutdownTimeout, then cut what is left."""
         self._looking.stop()
+        self._notifier.stopService()
         timeout = self._config.shutdown_timeout
         drained = self._listener.stopService().addCallback(lambda _: self._site.drain())
         late = self._reactor.callLater(timeout, self._cut)
@@ -168,6 +180,12 @@ class _MetricsSite(PlainSite):
 
     def log(self, request: Any) -> None:
         """Scrapes come every few seconds and are not worth a line."""
+
+
+def _raise_descriptor_limit() -> None:
+    """Use as many descriptors as the system lets us; the default is made for programs that use select()."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _limits(config: Config) -> Limits:

@@ -160,10 +160,17 @@ class Daemon:
 
     :param folder: for its configuration, store and log.
     :param settings: configuration keys.
-    :param prefix: a command line to run it under, as strace.
+    :param prefix: a command line to run it under, which must exec it in its own process.
+    :param environment: variables to add.
     """
 
-    def __init__(self, folder: Path, prefix: list[str] | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        prefix: list[str] | None = None,
+        environment: dict[str, str] | None = None,
+        **settings: Any,
+    ) -> None:
         self.folder = folder
         self.store = Path(settings.setdefault("StoreDir", str(folder / "store")))
         self.port = free_port()
@@ -175,6 +182,7 @@ class Daemon:
         self.config = folder / "config.toml"
         self.config.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in settings.items()))
         self.prefix = prefix or []
+        self.environment = environment or {}
         self.process: subprocess.Popen[bytes] | None = None
         self.log_path = folder / "log"
 
@@ -184,12 +192,8 @@ class Daemon:
 
     @property
     def pid(self) -> int:
-        """The process id of the daemon itself."""
         assert self.process is not None
-        if not self.prefix:
-            return self.process.pid
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return int(children[0])
+        return self.process.pid
 
     def launch(self) -> Daemon:
         """Start without waiting for anything."""
@@ -201,6 +205,7 @@ class Daemon:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 cwd=self.folder,
+                env=os.environ | self.environment,
             )
         return self
 
