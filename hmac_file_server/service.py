@@ -42,6 +42,8 @@ _WRITERS = 32
 _READERS = 16
 _LOOK_EVERY = 1.0
 
+ENDPOINTS = "https://docs.twisted.org/en/stable/core/howto/endpoints.html"
+
 T = TypeVar("T")
 
 
@@ -208,7 +210,11 @@ class _Listener(Service):
 
     def __init__(self, config: Config, key: str, listen: Listen, factory: IProtocolFactory, reactor: Any) -> None:
         self._config, self._key, self._listen = config, key, listen
-        self._service = strports.service(listen.endpoint, factory, reactor)
+        try:
+            self._service = strports.service(listen.endpoint, factory, reactor)
+        except Exception as error:  # whatever the endpoint's own parser lets out
+            reason = f"{type(error).__name__}: {error}; see {ENDPOINTS}"
+            raise ConfigError(config.problem(key, listen.endpoint, reason)) from None
 
     def startService(self) -> None:
         super().startService()

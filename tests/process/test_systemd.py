@@ -55,6 +55,7 @@ def test_socket_activation(make_daemon: Callable[..., Daemon], tmp_path: Path) -
     daemon = make_daemon(ListenPort="systemd:domain=INET:index=0", Secret="other")
     command = [
         "systemd-socket-activate",
+        "--fdname=http",
         "-l",
         f"127.0.0.1:{port}",
         str(twist),
