@@ -1,11 +1,12 @@
 # make run     install into .venv and run the daemon on etc/config.toml
 # make test    install and run all tests
 # make lint    ruff and mypy
+# make crash   the long form of the power-loss and kill -9 tests
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: run test lint wheel-test clean
+.PHONY: run test lint crash wheel-test clean
 
 run: $(VENV)/installed
 	$(BIN)/twist hmac-file-server --config etc/config.toml
@@ -17,6 +18,9 @@ lint: $(VENV)/tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+crash: $(VENV)/tested
+	POWER_CUTS=40 CRASHES=200 $(BIN)/python -m pytest -s tests/process/test_power_loss.py tests/process/test_crash.py
 
 wheel-test: $(VENV)/tested
 	.ci/wheel-test $(BIN)/python

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
+import tomllib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -105,9 +106,12 @@ def _address(value: Any) -> Listen:
 
 
 def _networks(value: Any) -> tuple[Network, ...]:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ValueError('write a list of addresses or networks, as ["127.0.0.1", "10.0.0.0/8"]')
-    return tuple(ipaddress.ip_network(item, strict=False) for item in value)
+    try:
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return tuple(ipaddress.ip_network(item, strict=False) for item in value)
+    except ValueError:
+        pass
+    raise ValueError('write a list of addresses or networks, as ["127.0.0.1", "10.0.0.0/8"]')
 
 
 def _prefix(value: Any) -> str:
@@ -183,7 +187,7 @@ def load(path: str) -> Config:
         name, value = given.pop("unixsocket")
         if _checked(path, name, value, _flag):
             name, value = given.get("listenport", ("ListenPort", ""))
-            given["listenport"] = (name, listen_on_socket(_checked(path, name, value, _path)))
+            given["listenport"] = (name, _checked(path, name, value, listen_on_socket))
     if "secretfile" in given:
         name, value = given.pop("secretfile")
         if "secret" in given:
@@ -220,11 +224,13 @@ def _read(path: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     try:
+        # Python's own parser first: toml takes a list without its end, and its errors can quote the secret.
+        tomllib.loads(text)
         return dict(toml.loads(text))
-    except toml.TomlDecodeError as error:
-        raise ConfigError(f"{path}: not TOML: {printable(str(error))}") from None
-    except Exception as error:  # the parser lets IndexError, TypeError, KeyError... out on some input
-        raise ConfigError(f"{path}: not TOML: {printable(str(error)) or type(error).__name__}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {printable(str(error))}; text is written in quotes") from None
+    except Exception:  # toml lets IndexError, TypeError, KeyError... out on some input
+        raise ConfigError(f"{path}: not TOML that can be read; see etc/config.toml for how it is written") from None
 
 
 def _known_keys(path: str, read: dict[str, Any]) -> tuple[dict[str, tuple[str, Any]], list[str]]:
@@ -260,9 +266,16 @@ def _checked(path: str, name: str, value: Any, parse: Callable[[Any], Any]) -> A
 def _line(path: str, name: str, value: object, reason: str) -> str:
     if name.lower() in {hidden.lower() for hidden in _HIDDEN}:
         return f"{path}: {name}: {reason}"
-    written = "true" if value is True else "false" if value is False else str(value)
-    shown = f'"{printable(written)}"' if isinstance(value, str) else printable(written)
-    return f"{path}: {name} = {shown[:200]}: {reason}"
+    return f"{path}: {name} = {_shown(value)[:200]}: {reason}"
+
+
+def _shown(value: object) -> str:
+    """A value as it is written in the file."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int) and value.bit_length() > 64:
+        return "a very large number"
+    return f'"{printable(value)}"' if isinstance(value, str) else printable(str(value))
 
 
 def _read_secret(path: str, name: str, file: str) -> str:

@@ -14,6 +14,8 @@ from twisted.plugin import getPlugins
 FORMS = '":8080", "127.0.0.1:8080", "[::1]:8080", "unix:/run/hmac-file-server.sock:mode=660" or a Twisted endpoint'
 
 _HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^\[\]:/]*)):(?P<port>\d{1,5})\Z")
+_WITH_BACKLOG = {"tcp", "tcp4", "tcp6", "unix", "ssl"}
+_BACKLOG = 1024
 _BUILT_IN = {"tcp", "tcp4", "tcp6", "unix", "ssl", "systemd"}
 
 
@@ -24,11 +26,21 @@ class Listen:
     :param endpoint: the Twisted server endpoint string.
     :param loopback: whether only this machine can reach it over TCP.
     :param authority: ``host:port`` for a URL, empty where there is none to give.
+    :param given: what the configuration says.
     """
 
     endpoint: str
     loopback: bool = False
     authority: str = ""
+    given: str = attrs.field(default="", eq=False)
+
+    @property
+    def description(self) -> str:
+        """The endpoint for :func:`strports.service`, with a backlog for bursts of clients."""
+        kind = self.endpoint.partition(":")[0]
+        if kind in _WITH_BACKLOG and ":backlog=" not in self.endpoint:
+            return f"{self.endpoint}:backlog={_BACKLOG}"
+        return self.endpoint
 
 
 def listen_at(value: str | int) -> Listen:
@@ -36,8 +48,10 @@ def listen_at(value: str | int) -> Listen:
 
     :raises ValueError: with what is wrong.
     """
-    if isinstance(value, int):
-        value = f":{value}"
+    return attrs.evolve(_listen_at(f":{value}" if isinstance(value, int) else value), given=str(value))
+
+
+def _listen_at(value: str) -> Listen:
     found = _HOST_PORT.match(value)
     name = value.partition(":")[0]
     if found is None or (found["host"] or "").lower() in _BUILT_IN:
@@ -60,9 +74,14 @@ def listen_at(value: str | int) -> Listen:
     return Listen(f"{kind}:{port}:interface={quoteStringArgument(text)}", address.is_loopback, authority)
 
 
-def listen_on_socket(path: str) -> Listen:
-    """A Unix socket at a path, as prosody-filer's ``unixSocket`` means it."""
-    return Listen(f"unix:{quoteStringArgument(path)}:mode=666")
+def listen_on_socket(path: object) -> Listen:
+    """A Unix socket at a path, as prosody-filer's ``unixSocket`` means it.
+
+    :raises ValueError: if it is no path.
+    """
+    if not isinstance(path, str) or "/" not in path:
+        raise ValueError('with unixSocket, write the path of the socket, as "/run/hmac-file-server.sock"')
+    return Listen(f"unix:address={quoteStringArgument(path)}:mode=666", given=path)
 
 
 def _endpoint(value: str, name: str) -> Listen:

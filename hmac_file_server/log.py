@@ -12,7 +12,7 @@ from twisted.logger import FileLogObserver, LogEvent, LogLevel, formatEvent
 
 LEVELS = {"debug": LogLevel.debug, "info": LogLevel.info, "warn": LogLevel.warn, "error": LogLevel.error}
 
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\]")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\udc80-\udcff\\]")
 
 
 class LogFile:
@@ -89,9 +89,11 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def _escape(character: str) -> str:
-    return "\\\\" if character == "\\" else character.encode("unicode_escape").decode("ascii")
+    if "\udc80" <= character <= "\udcff":  # a byte that is not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def from_wire(data: bytes) -> str:
     """Bytes from a client as printable text."""
-    return printable(data.decode("utf-8", "backslashreplace"))
+    return printable(data.decode("utf-8", "surrogateescape"))

@@ -211,10 +211,10 @@ class _Listener(Service):
     def __init__(self, config: Config, key: str, listen: Listen, factory: IProtocolFactory, reactor: Any) -> None:
         self._config, self._key, self._listen = config, key, listen
         try:
-            self._service = strports.service(listen.endpoint, factory, reactor)
+            self._service = strports.service(listen.description, factory, reactor)
         except Exception as error:  # whatever the endpoint's own parser lets out
             reason = f"{type(error).__name__}: {error}; see {ENDPOINTS}"
-            raise ConfigError(config.problem(key, listen.endpoint, reason)) from None
+            raise ConfigError(config.problem(key, listen.given, reason)) from None
 
     def startService(self) -> None:
         super().startService()
@@ -222,7 +222,7 @@ class _Listener(Service):
             self._service.startService()
         except (CannotListenError, OSError, ValueError) as error:
             reason = str(getattr(error, "socketError", error))
-            line = self._config.problem(self._key, self._listen.endpoint, f"{reason}; free it or choose another")
+            line = self._config.problem(self._key, self._listen.given, f"{reason}; free it or choose another")
             raise SystemExit(line) from None
 
     def stopService(self) -> Deferred[None]:

@@ -15,7 +15,7 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 LOCAL = "unix"
 """What stands for the peer of a Unix socket; it is trusted as a proxy, for only local programs reach it."""
 
-_FOR = re.compile(r'(?:^|[;,])\s*for\s*=\s*(?:"([^"]*)"|([^;,\s]*))', re.IGNORECASE)
+_FOR = re.compile(r'(?:^|[;,])\s*for\s*=\s*(?:"([^",;]*)"|([^;,\s]*))', re.IGNORECASE)
 
 
 def client_address(peer: IAddress, headers: Headers, trusted: Sequence[Network]) -> str:
@@ -24,7 +24,7 @@ def client_address(peer: IAddress, headers: Headers, trusted: Sequence[Network])
     Only a trusted proxy's word is taken: going back from the peer, the first address that is not
     a trusted proxy is the client.
 
-    :param trusted: the networks whose ``Forwarded`` (RFC 7239) or ``X-Forwarded-For`` is believed.
+    :param trusted: the networks whose ``X-Forwarded-For``, or else ``Forwarded`` (RFC 7239), is believed.
     :returns: an IP address, or :data:`LOCAL`.
     """
     host = getattr(peer, "host", None)
@@ -49,12 +49,13 @@ def speaks_for_others(address: str, trusted: Sequence[Network]) -> bool:
 
 
 def _hops(headers: Headers) -> list[str]:
-    forwarded = headers.getRawHeaders(b"Forwarded")
-    if forwarded:
-        text = b",".join(forwarded).decode("latin-1")
-        return [quoted or plain for quoted, plain in _FOR.findall(text)]
-    forwarded_for = headers.getRawHeaders(b"X-Forwarded-For") or []
-    return [hop for hop in b",".join(forwarded_for).decode("latin-1").split(",") if hop.strip()]
+    # Most proxies write X-Forwarded-For, and pass on a Forwarded that the client made up.
+    forwarded_for = headers.getRawHeaders(b"X-Forwarded-For")
+    if forwarded_for:
+        return [hop for hop in b",".join(forwarded_for).decode("latin-1").split(",") if hop.strip()]
+    forwarded = headers.getRawHeaders(b"Forwarded") or []
+    text = b",".join(forwarded).decode("latin-1")
+    return [quoted or plain for quoted, plain in _FOR.findall(text)]
 
 
 def _parse(hop: str) -> _Address | None:
@@ -64,7 +65,7 @@ def _parse(hop: str) -> _Address | None:
     elif hop.count(":") == 1:
         hop = hop.partition(":")[0]
     try:
-        address = ipaddress.ip_address(hop)
+        address = ipaddress.ip_address(hop.partition("%")[0])
     except ValueError:
         return None
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:

@@ -16,7 +16,7 @@ Range = tuple[int, int]
 _MOST_RANGES = 16
 _SPEC = re.compile(rb"(\d*)\s*-\s*(\d*)\Z")
 _TAG = re.compile(rb'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
-_LONGEST_NUMBER = 18
+_LONGEST_NUMBER = 40
 
 
 class Unsatisfiable(Exception):

@@ -81,7 +81,8 @@ def served_type(verified: bytes | None, name: str) -> bytes:
     """
     if verified:
         return verified if _TYPE.match(verified) else UNKNOWN_TYPE
-    return _BY_EXTENSION.get(name.rpartition(".")[2].lower(), UNKNOWN_TYPE)
+    _, dot, extension = name.rpartition(".")
+    return _BY_EXTENSION.get(extension.lower(), UNKNOWN_TYPE) if dot else UNKNOWN_TYPE
 
 
 def file_headers(media_type: bytes, name: str) -> dict[bytes, bytes]:

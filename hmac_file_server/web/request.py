@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import select
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
@@ -193,7 +194,7 @@ class Request(server.Request):
 
     def start(self, status: int, headers: Mapping[bytes, bytes], body: bytes = b"") -> None:
         """Write the status line and the headers, which must give the length."""
-        self.setResponseCode(status)
+        self.setResponseCode(status, _phrase(status))
         response = self.responseHeaders
         for table in (EVERYWHERE, headers):
             for name, value in table.items():
@@ -345,6 +346,7 @@ class Channel(http.HTTPChannel):
     transport: Any
     timed_out = False
     counted_as: str | None = None
+    _held = False
 
     def connectionMade(self) -> None:
         http.HTTPChannel.connectionMade(self)
@@ -362,7 +364,7 @@ class Channel(http.HTTPChannel):
 
     def dataReceived(self, data: bytes) -> None:
         # Headers must be complete within one timeout, however slowly they drip in.
-        if not (self.line_mode and self.requests):
+        if not (self.line_mode and (self.requests or self._buffer)):
             self.resetTimeout()
         LineReceiver.dataReceived(self, data)
 
@@ -404,6 +406,22 @@ class Channel(http.HTTPChannel):
         self._savedTimeOut = self.site.limits.idle_timeout
         http.HTTPChannel.requestDone(self, request)
 
+    def setLineMode(self, extra: bytes = b"") -> None:
+        if self._waitingForTransport and extra:
+            # A pipelined request waits until the client has read: answers do not pile up in memory.
+            self._held = self._handlingRequest = True
+            self._dataBuffer = [extra]
+        else:
+            http.HTTPChannel.setLineMode(self, extra)
+
+    def resumeProducing(self) -> None:
+        http.HTTPChannel.resumeProducing(self)
+        if self._held:
+            self._held = self._handlingRequest = False
+            extra, self._dataBuffer = b"".join(self._dataBuffer), []
+            self._networkProducer.resumeProducing()
+            self.setLineMode(extra)
+
     def timeoutConnection(self) -> None:
         self.timed_out = True
         self._abortingCall = self.callLater(self.abortTimeout, self.forceAbortClient)
@@ -425,7 +443,7 @@ class Channel(http.HTTPChannel):
     def _say_and_close(self, error: HTTPError) -> None:
         """Answer without a request."""
         body = _text(error)
-        head = [b"HTTP/1.1 %d %b" % (error.status, http.RESPONSES[error.status])]
+        head = [b"HTTP/1.1 %d %b" % (error.status, _phrase(error.status))]
         headers = {b"Connection": b"close", b"Content-Length": b"%d" % len(body), **_TEXT, **EVERYWHERE}
         head += [b"%b: %b" % item for item in (headers | dict(error.headers)).items()]
         self.transport.write(b"\r\n".join([*head, b"", body]))
@@ -438,6 +456,10 @@ def _origin_form(target: bytes) -> bytes:
     if separator and scheme.lower() in (b"http", b"https"):
         return b"/" + rest.partition(b"/")[2]
     return target
+
+
+def _phrase(status: int) -> bytes:
+    return HTTPStatus(status).phrase.encode("ascii")
 
 
 def _text(error: HTTPError) -> bytes:

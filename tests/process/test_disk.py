@@ -142,7 +142,7 @@ def test_a_client_that_leaves_ends_the_retries(faulty: Callable[..., Daemon]) ->
     daemon = faulty("writev:error=EIO", RetryDelay=3600, ChunkSize=65536)
     with daemon.wire() as wire:
         wire.send(
-            f"PUT {put_target('slot/a.bin', 1 << 20)} HTTP/1.1\r\nHost: a\r\nContent-Length: {1 << 20}\r\n\r\n".encode()
+            f"PUT {put_target('slot/a.bin', 1048576)} HTTP/1.1\r\nHost: a\r\nContent-Length: 1048576\r\n\r\n".encode()
         )
         wire.send(b"x" * 200_000)
         eventually(lambda: daemon.metric("hmac_file_server_upload_retries_total") == 1)

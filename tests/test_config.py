@@ -1,0 +1,412 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import unicodedata
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import toml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hmac_file_server.config import Config, ConfigError, defaults, load
+
+ROOT = Path(__file__).parent.parent
+SECRET = "orbit9-hollow23"
+NEEDED = f'Secret = "{SECRET}"\nStoreDir = "/srv/upload"\n'
+FIELDS = {field.metadata["name"]: field.name for field in attrs.fields(Config) if field.metadata}
+KEYS = [*FIELDS, "SecretFile", "unixSocket"]
+
+in_one_folder = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "config.toml"
+
+
+def read(path: Path, content: str | bytes) -> Config:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return load(str(path))
+
+
+def refusal(path: Path, content: str | bytes | None = None) -> str:
+    """The one line that a configuration is refused with, after the path."""
+    if content is not None:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(ConfigError) as raised:
+        load(str(path))
+    line = str(raised.value)
+    assert len(line.splitlines()) == 1
+    assert SECRET not in line
+    assert line.startswith(f"{path}: ")
+    return line.removeprefix(f"{path}: ")
+
+
+# What is accepted
+
+
+def test_two_keys_are_enough(path: Path) -> None:
+    """With Secret and StoreDir alone everything else has its default."""
+    config = read(path, NEEDED)
+    assert config == Config(secrets=(SECRET.encode(),), store_dir="/srv/upload", file=str(path))
+    assert (config.listen.endpoint, config.listen.loopback) == (r"tcp6:8080:interface=\:\:1", True)
+    assert (config.max_retries, config.retry_delay, config.chunk_size) == (5, 2, 1 << 20)
+
+
+def test_example_is_the_defaults() -> None:
+    """etc/config.toml names every key, explains each, and sets those that have a default to it."""
+    example = ROOT / "etc" / "config.toml"
+    text = example.read_text("utf-8")
+    config = load(str(example))
+    assert config.warnings == ()
+    for name, default in defaults():
+        assert getattr(config, FIELDS[name]) == default, name
+        assert re.search(rf"^{name} = ", text, re.MULTILINE), name
+    for name in ("Secret", "StoreDir", "# SecretFile"):
+        assert re.search(rf"^{name} = ", text, re.MULTILINE), name
+    assert set(toml.loads(text)) == set(FIELDS)
+
+
+def test_every_key_but_two_has_a_default() -> None:
+    """Only the secret and the folder must be given."""
+    assert set(FIELDS) - {name for name, _ in defaults()} == {"Secret", "StoreDir"}
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "value"),
+    [
+        ('Secret = "grüße"', "secrets", ("grüße".encode(),)),
+        ('Secret = ["new", "old"]', "secrets", (b"new", b"old")),
+        ('UploadSubDir = "/upload/"', "upload_sub_dir", "upload"),
+        ('UploadSubDir = "a/b"', "upload_sub_dir", "a/b"),
+        ('UploadSubDir = ""', "upload_sub_dir", ""),
+        ('LogLevel = "WARNING"', "log_level", "warn"),
+        ('LogLevel = "Debug"', "log_level", "debug"),
+        ("ChunkSize = 4096", "chunk_size", 4096),
+        ('ChunkSize = "64 MiB"', "chunk_size", 64 << 20),
+        ('MaxUploadSize = "10GB"', "max_upload_size", 10**10),
+        ('MaxUploadSize = "1tib"', "max_upload_size", 1 << 40),
+        ('MaxUploadSize = "5"', "max_upload_size", 5),
+        ("RetryDelay = 0.5", "retry_delay", 0.5),
+        ("MaxRetries = 0", "max_retries", 0),
+        ("ShutdownTimeout = 0", "shutdown_timeout", 0.0),
+        ("Fsync = false", "fsync", False),
+        ('TrustedProxies = ["10.1.2.3/8", "::1"]', "trusted_proxies", (ip_network("10.0.0.0/8"), ip_network("::1"))),
+        ("TrustedProxies = []", "trusted_proxies", ()),
+        ('RedisAddr = "localhost:6379"', "redis_addr", "localhost:6379"),
+    ],
+)
+def test_values(path: Path, line: str, field: str, value: object) -> None:
+    """Each value is taken in the units and forms that etc/config.toml names."""
+    needed = 'StoreDir = "/srv/upload"\n' + ("" if field == "secrets" else f'Secret = "{SECRET}"\n')
+    assert getattr(read(path, needed + line), field) == value
+
+
+def test_configuration_of_prosody_filer(path: Path) -> None:
+    """prosody-filer's config.toml works unchanged."""
+    config = read(
+        path,
+        "### IP address and port\nlistenPort = '127.0.0.1:5050'\nunixSocket = false\n"
+        f'secret = "{SECRET}"\nstoreDir = "./uploads/"\nuploadSubDir = "upload/"\nlogLevel = "error"\n',
+    )
+    assert (config.listen.endpoint, config.secrets) == ("tcp:5050:interface=127.0.0.1", (SECRET.encode(),))
+    assert (config.store_dir, config.upload_sub_dir, config.log_level) == ("./uploads/", "upload", "error")
+    assert config.warnings == ()
+
+
+def test_socket_of_prosody_filer(path: Path) -> None:
+    """With unixSocket, listenPort is the path of a socket."""
+    config = read(path, NEEDED + 'unixSocket = true\nlistenPort = "/run/filer.sock"\n')
+    assert config.listen.endpoint == "unix:address=/run/filer.sock:mode=666"
+
+
+def test_foreign_keys_are_named(path: Path) -> None:
+    """Keys of hmac-file-server 1.0.x that mean nothing here are passed over, each with a warning."""
+    config = read(path, NEEDED + "DeleteFiles = true\nNumCores = 2\nLOGLEVEL = 'info'\n")
+    assert config.warnings == (
+        f"{path}: DeleteFiles means nothing to this server and is passed over",
+        f"{path}: NumCores means nothing to this server and is passed over",
+    )
+
+
+def test_byte_order_mark(path: Path) -> None:
+    """A file that an editor on Windows saved, with its mark and line ends, is read."""
+    assert read(path, b"\xef\xbb\xbf" + NEEDED.replace("\n", "\r\n").encode()).store_dir == "/srv/upload"
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("MaxRetrys = 5", "MaxRetrys: unknown key; did you mean MaxRetries?"),
+        ("listen_port = 5", "listen_port: unknown key; did you mean ListenPort?"),
+        ('secretfil = "x"', "secretfil: unknown key; did you mean SecretFile?"),
+        ("xyzzy = 5", "xyzzy: unknown key; etc/config.toml lists the keys"),
+        ('"a\\nb" = 5', "a\\nb: unknown key; etc/config.toml lists the keys"),
+        ("[xyzzy]", "xyzzy: unknown key; etc/config.toml lists the keys"),
+        ("fsync = true\nFSYNC = true", "FSYNC is there twice, also as fsync; keep one"),
+        ("Fsync = 1", "Fsync = 1: write true or false"),
+        ('MetricsEnabled = "true"', 'MetricsEnabled = "true": write true or false'),
+        ("MaxRetries = 1.5", "MaxRetries = 1.5: write a whole number from 0 to 1000"),
+        ("MaxRetries = true", "MaxRetries = true: write a whole number from 0 to 1000"),
+        ("maxretries = -1", "maxretries = -1: write a whole number from 0 to 1000"),
+        ("MaxRetries = 1001", "MaxRetries = 1001: write a whole number from 0 to 1000"),
+        ('MaxRetries = "a\\u001bb"', 'MaxRetries = "a\\x1bb": write a whole number from 0 to 1000'),
+        ("RetryDelay = 0", "RetryDelay = 0: write a number of seconds from 0.001 to 3600"),
+        ("RetryDelay = nan", "RetryDelay = nan: write a number of seconds from 0.001 to 3600"),
+        ('UploadTimeout = "60s"', 'UploadTimeout = "60s": write a number of seconds from 1 to 86400'),
+        ("IdleTimeout = 86401", "IdleTimeout = 86401: write a number of seconds from 1 to 86400"),
+        (
+            "ChunkSize = 0",
+            'ChunkSize = 0: write a size from 4096 to 67108864 bytes, as a number or as "1MiB"',
+        ),
+        (
+            'ChunkSize = "1XB"',
+            'ChunkSize = "1XB": write a size from 4096 to 67108864 bytes, as a number or as "1MiB"',
+        ),
+        ('LogLevel = "loud"', 'LogLevel = "loud": write debug, info, warn or error'),
+        ("LogLevel = 3", "LogLevel = 3: not a text; write it in quotes"),
+        ("LogFile = 3", "LogFile = 3: not a text; write it in quotes"),
+        ('LogFile = "a\\u0000"', 'LogFile = "a\\x00": has a NUL character'),
+        ('UploadSubDir = "a/../b"', 'UploadSubDir = "a/../b": not a URL prefix'),
+        ("ListenPort = 70000", "ListenPort = 70000: a port is at most 65535"),
+        ("ListenPort = true", "ListenPort = true: not an address to listen at"),
+        ("MetricsPort = 1.5", "MetricsPort = 1.5: not an address to listen at"),
+        ('unixSocket = "yes"', 'unixSocket = "yes": write true or false'),
+        (
+            "unixSocket = true\nListenPort = 5050",
+            'ListenPort = 5050: with unixSocket, write the path of the socket, as "/run/hmac-file-server.sock"',
+        ),
+        (
+            'TrustedProxies = "127.0.0.1"',
+            'TrustedProxies = "127.0.0.1": write a list of addresses or networks, as ["127.0.0.1", "10.0.0.0/8"]',
+        ),
+        (f'RedisPassword = ["{SECRET}"]', "RedisPassword: not a text; write it in quotes"),
+    ],
+)
+def test_refused_values(path: Path, line: str, reason: str) -> None:
+    """A wrong key or value is refused in one line with the key as written, the value and the remedy."""
+    assert refusal(path, NEEDED + line) == reason
+
+
+def test_refused_listen_address(path: Path) -> None:
+    """An address that makes no sense is refused with the forms that do."""
+    assert refusal(path, NEEDED + 'ListenPort = "nonsense"') == (
+        'ListenPort = "nonsense": not an address to listen at; write ":8080", "127.0.0.1:8080", "[::1]:8080", '
+        '"unix:/run/hmac-file-server.sock:mode=660" or a Twisted endpoint'
+    )
+
+
+def test_refused_proxy_has_a_remedy(path: Path) -> None:
+    """A name among the trusted proxies is refused with what to write instead."""
+    line = refusal(path, NEEDED + 'TrustedProxies = ["proxy.example"]')
+    assert line.startswith("TrustedProxies = ['proxy.example']: ")
+    assert line.endswith('write a list of addresses or networks, as ["127.0.0.1", "10.0.0.0/8"]')
+
+
+def test_number_without_end(path: Path) -> None:
+    """A number too long to be written out is out of range like any other."""
+    line = refusal(path, f"{NEEDED}MaxRetries = 0x{'f' * 5000}")
+    assert line.endswith(": write a whole number from 0 to 1000")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [f"{{a = '{SECRET}'}}", f'["{SECRET}", ""]', f'[["{SECRET}"]]', "5", "true", '""', "[]", "2020-01-01"],
+)
+def test_refused_secrets(path: Path, value: str) -> None:
+    """What is no secret is refused without showing it."""
+    assert refusal(path, f'StoreDir = "/srv/upload"\nSecret = {value}') == (
+        "Secret: write the secret in quotes, or a list of such while one replaces another"
+    )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Secret = {}",
+        "Secret = [{}]",
+        "Secret = 1{}",
+        "Secret = 0x{}",
+        "Secret = +{}",
+        'Secret = "{}',
+        'Secret = "{}" "{}"',
+        'Secret = "\\q{}"',
+        "Secret {}",
+        "Secret: {}",
+        'Secret = "{0}"\nSecret = "{0}"',
+    ],
+)
+def test_broken_line_of_the_secret(path: Path, line: str) -> None:
+    """A secret without its quotes, or otherwise misspelt, is not shown either."""
+    assert refusal(path, line.format(SECRET, SECRET) + '\nStoreDir = "/srv/upload"\n').startswith("not TOML: ")
+
+
+def test_list_without_its_end(path: Path) -> None:
+    """A list that is never closed is refused; it is not read with the last secret cut short."""
+    assert refusal(path, f'StoreDir = "/srv/upload"\nSecret = ["{SECRET}"\n').startswith("not TOML: ")
+
+
+def test_secret_is_not_shown(path: Path) -> None:
+    """A configuration in a log or a traceback shows neither the secret nor the password."""
+    config = read(path, NEEDED + 'RedisPassword = "hunter2"')
+    assert config.redis_password == "hunter2"
+    assert not re.search(f"{SECRET}|hunter2", repr(config))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "Secret is missing; add the secret that the XMPP server signs with, or SecretFile"),
+        ("# nothing\n", "Secret is missing; add the secret that the XMPP server signs with, or SecretFile"),
+        (f'Secret = "{SECRET}"\n', "StoreDir is missing; add the folder for the files"),
+        (b'Secret = "\xff\xfe"\n', "not UTF-8 at byte 10; save it as UTF-8"),
+        ("Secret".encode("utf-16"), "not UTF-8 at byte 0; save it as UTF-8"),
+        (b"#" * (1 << 20) + b"#", "too large for a configuration file"),
+    ],
+    ids=["empty", "comment", "no store", "Latin-1", "UTF-16", "large"],
+)
+def test_refused_files(path: Path, content: str | bytes, reason: str) -> None:
+    """A file that is no configuration is refused with what is wrong with it."""
+    assert refusal(path, content) == reason
+
+
+def test_absent_file(path: Path) -> None:
+    """Without a file the daemon says how to name one."""
+    assert refusal(path) == "No such file or directory; name the file with --config"
+
+
+def test_directory(tmp_path: Path) -> None:
+    """A directory is no configuration."""
+    assert refusal(tmp_path) == "Is a directory; name the file with --config"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read everything")
+def test_unreadable_file(path: Path) -> None:
+    """A file of another user is refused with the reason."""
+    path.touch(0)
+    assert refusal(path) == "Permission denied; name the file with --config"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="there is no /proc")
+def test_file_that_can_not_be_read() -> None:
+    """A file that opens but gives nothing is refused with the reason."""
+    assert refusal(Path("/proc/self/mem")) == "Input/output error; name the file with --config"
+
+
+# SecretFile
+
+
+@pytest.mark.parametrize(
+    ("content", "secret"),
+    [
+        (b"s3cret", b"s3cret"),
+        (b"s3cret\n", b"s3cret"),
+        (b"s3cret\r\n", b"s3cret"),
+        (b" s3cret \n\n", b" s3cret \n"),
+        ("grüße\n".encode(), "grüße".encode()),
+    ],
+)
+def test_secret_file(path: Path, content: bytes, secret: bytes) -> None:
+    """A secret in a file of its own is taken as it is, but for the newline that an editor leaves."""
+    file = path.with_name("secret")
+    file.write_bytes(content)
+    assert read(path, f'SecretFile = "{file}"\nStoreDir = "/srv/upload"').secrets == (secret,)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "No such file or directory; it must hold the secret"),
+        (b"", "is empty; it must hold the secret"),
+        (b"\n", "is empty; it must hold the secret"),
+        (b"\xff\n", "not UTF-8; it must hold the secret as text"),
+    ],
+)
+def test_refused_secret_file(path: Path, content: bytes | None, reason: str) -> None:
+    """A secret file without a secret is refused in one line that names it."""
+    file = path.with_name("secret")
+    if content is not None:
+        file.write_bytes(content)
+    line = refusal(path, f'SecretFile = "{file}"\nStoreDir = "/srv/upload"')
+    assert line == f'SecretFile = "{file}": {reason}'
+
+
+def test_two_secrets_of_two_kinds(path: Path) -> None:
+    """Secret beside SecretFile is refused, for nobody could tell which of them counts."""
+    assert refusal(path, NEEDED + 'secretfile = "x"') == 'secretfile = "x": there is a Secret too; keep one of the two'
+
+
+# The example's secret
+
+
+@pytest.mark.parametrize("listen", ['":8080"', "8080", '"0.0.0.0:8080"', '"[::]:8080"', '"unix:/x"', '"tcp:8080"'])
+def test_example_secret_off_loopback(path: Path, listen: str) -> None:
+    """The secret that everybody knows is refused wherever others could reach the daemon."""
+    example = (ROOT / "etc" / "config.toml").read_text("utf-8")
+    assert refusal(path, re.sub("(?m)^ListenPort = .*", f"ListenPort = {listen}", example)) == (
+        "Secret: is the secret of the example, which everybody knows; choose your own, or listen on [::1] only"
+    )
+
+
+def test_example_secret_among_others(path: Path) -> None:
+    """The public secret is refused in a list and in a file too."""
+    secret = toml.load(ROOT / "etc" / "config.toml")["Secret"]
+    rest = 'StoreDir = "/srv/upload"\nListenPort = ":8080"\n'
+    assert "everybody knows" in refusal(path, f'Secret = ["new", "{secret}"]\n{rest}')
+    file = path.with_name("secret")
+    file.write_text(secret + "\n")
+    assert "everybody knows" in refusal(path, f'SecretFile = "{file}"\n{rest}')
+
+
+# Anything
+
+
+def one_line_or_fine(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    try:
+        load(str(path))
+        return
+    except ConfigError as error:
+        line = str(error)
+    assert len(line.splitlines()) == 1
+    assert line.startswith(f"{path}: ")
+    assert not any(unicodedata.category(character) == "Cc" for character in line)
+
+
+@in_one_folder
+@given(st.binary(max_size=200) | st.text("aS=\"'[]{}\\\n#.,-_0x9:T+e \t\r\0\ufeffé", max_size=80).map(str.encode))
+def test_junk(path: Path, data: bytes) -> None:
+    """Any bytes whatever are read or refused in one line."""
+    one_line_or_fine(path, data)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml(key)} = {_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+
+
+def _values() -> st.SearchStrategy[Any]:
+    # No names that would be looked up in the DNS.
+    text = st.text(max_size=12).filter(lambda value: not re.search(r":\d{1,5}\Z", value))
+    plain = st.booleans() | st.integers() | st.floats() | text | st.sampled_from(["1MiB", "debug", "/x", "[::1]:1"])
+    return plain | st.lists(text, max_size=3) | st.lists(st.integers(), max_size=3) | st.dictionaries(text, plain)
+
+
+@in_one_folder
+@given(st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=8), _values(), max_size=5))
+def test_junk_values(path: Path, values: dict[str, Any]) -> None:
+    """Any value of any type under any key is taken or refused in one line."""
+    lines = {"Secret": SECRET, "StoreDir": "/srv/upload"} | values
+    one_line_or_fine(path, "".join(f"{_toml(key)} = {_toml(value)}\n" for key, value in lines.items()).encode())
