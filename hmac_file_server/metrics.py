@@ -145,4 +145,6 @@ class _Nothing(Resource):
 def _plain(request: Request, status: int, text: str) -> bytes:
     request.setResponseCode(status)
     request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
-    return text.encode("utf-8") + b"\n"
+    body = text.encode("utf-8") + b"\n"
+    request.setHeader(b"Content-Length", b"%d" % len(body))
+    return body

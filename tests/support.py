@@ -176,6 +176,7 @@ class Daemon:
         self.port = free_port()
         self.metrics_port = free_port()
         settings.setdefault("ListenPort", f"127.0.0.1:{self.port}")
+        self.has_metrics = settings.get("MetricsEnabled", True) and "MetricsPort" not in settings
         settings.setdefault("MetricsPort", f"127.0.0.1:{self.metrics_port}")
         if "SecretFile" not in settings:
             settings.setdefault("Secret", SECRET)
@@ -219,8 +220,10 @@ class Daemon:
         assert self.process is not None
         if self.process.poll() is not None:
             raise AssertionError(f"the daemon ended with {self.process.returncode}:\n{self.log}")
+        ports = [self.port, self.metrics_port] if self.has_metrics else [self.port]
         try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            for port in ports:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
             return False
         return True

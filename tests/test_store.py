@@ -239,3 +239,14 @@ def test_descriptors_do_not_leak(store: LocalStore) -> None:
         with suppress(NoSuchFile):
             store.open(path).close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_short_writes(store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that takes only part of what it is given gets the rest, in order."""
+    monkeypatch.setattr(os, "writev", lambda descriptor, chunks: os.write(descriptor, bytes(chunks[0])[:7]))
+    body = bytes(range(256)) * 10
+    draft = store.draft(PATH, len(body), None)
+    draft.write([body[:1000], bytearray(body[1000:1003]), body[1003:]])
+    draft.publish()
+    draft.close()
+    assert (tmp_path / "store/slot/photo.jpg").read_bytes() == body

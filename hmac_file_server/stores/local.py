@@ -161,8 +161,10 @@ class LocalStore:
     def check_writable(self) -> None:
         """Make and drop a file.
 
+        :raises Unusable: if the folder is no store any more.
         :raises OSError: if uploads would fail now.
         """
+        self.look()
         draft = self.draft(SlotPath((RESERVED, b"probe")), 1, None)
         try:
             draft.write([b"\0"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import Daemon, eventually, missing, need, put_target
+from tests.support import Daemon, Wire, eventually, missing, need, put_target
 
 MakeDaemon = Callable[..., Daemon]
 
@@ -25,7 +25,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid() != 0 or subprocess.call(["mount", "-t", "tmpfs", "-o", "size=8m,nr_inodes=64", "none", folder]):
         missing("a file system can not be mounted")
     yield folder
-    subprocess.check_call(["umount", "-l", folder])
+    subprocess.call(["umount", "-l", folder])
 
 
 @pytest.fixture
@@ -236,3 +236,73 @@ def test_a_slow_flush_keeps_nobody_waiting(make_daemon: MakeDaemon) -> None:
     finally:
         slow.terminate()
         slow.wait()
+
+
+def test_a_file_system_turned_read_only(make_daemon: MakeDaemon, small_disk: Path) -> None:
+    """On a disk that became read-only uploads end at once, downloads go on; later uploads work again."""
+    daemon = make_daemon(StoreDir=str(small_disk), MinFreeSpace=0).start()
+    assert daemon.put("slot/old.bin", b"old").status == 201
+    with daemon.wire() as wire:
+        # Begun before and not refused in time: what fails is the publishing, or already the first write.
+        wire.send(f"PUT {put_target('slot/a.bin', 5)} HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhe".encode())
+        eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == 1)
+        subprocess.check_call(["mount", "-o", "remount,ro", str(small_disk)])
+        wire.send(b"llo")
+        assert wire.answer().status == 503
+    assert daemon.get("slot/old.bin").body == b"old"
+    subprocess.check_call(["mount", "-o", "remount,rw", str(small_disk)])
+    assert daemon.put("slot/a.bin", b"hello").status == 201
+
+
+def ready(daemon: Daemon) -> int:
+    with Wire(daemon.metrics_port) as wire:
+        return wire.send(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n").answer().status
+
+
+def test_a_store_that_is_unmounted(make_daemon: MakeDaemon, small_disk: Path, tmp_path: Path) -> None:
+    """Without its disk the daemon takes nothing, says so, and writes nothing below the mount point."""
+    daemon = make_daemon(StoreDir=str(small_disk)).start()
+    other = tmp_path / "other"
+    other.mkdir()
+    subprocess.check_call(["mount", "--bind", str(small_disk), str(other)])
+    try:
+        subprocess.check_call(["umount", "-l", str(small_disk)])
+        eventually(lambda: daemon.put("slot/a.bin", b"hello").status == 503)
+        assert ready(daemon) == 503
+        assert list(small_disk.iterdir()) == []
+        subprocess.check_call(["mount", "--bind", str(other), str(small_disk)])
+        eventually(lambda: daemon.put("slot/b.bin", b"hello").status == 201)
+        assert (small_disk / "slot/b.bin").read_bytes() == b"hello"
+        assert ready(daemon) == 200
+    finally:
+        subprocess.call(["umount", "-l", str(other)])
+
+
+def test_slow_writes(daemon: Daemon) -> None:
+    """With 700 ms a write an upload takes its time and ends well; others are served meanwhile."""
+    need("strace")
+    assert daemon.put("slot/old.bin", b"old").status == 201
+    tracer = inject(daemon, "writev:delay_enter=700ms")
+    body = os.urandom(3 << 20)
+    try:
+        with daemon.wire() as wire:
+            head = f"PUT {put_target('slot/a.bin', len(body))} HTTP/1.1\r\nHost: a\r\n"
+            wire.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            served = 0
+            while daemon.metric("hmac_file_server_uploads_total") == 1:
+                assert daemon.get("slot/old.bin").body == b"old"
+                served += 1
+            assert wire.answer().status == 201
+        assert served > 1
+    finally:
+        tracer.terminate()
+        tracer.wait()
+    assert daemon.get("slot/a.bin").body == body
+
+
+def test_files_that_must_not_grow(make_daemon: MakeDaemon) -> None:
+    """A limit on the length of files (EFBIG) ends an upload at once and leaves nothing."""
+    daemon = make_daemon(prefix=["prlimit", "--fsize=2000000", "--"]).start()
+    assert daemon.put("slot/a.bin", b"x" * 3_000_000).status == 503
+    nothing_stays(daemon)
+    assert daemon.put("slot/a.bin", b"x" * 1_000_000).status == 201
