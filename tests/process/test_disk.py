@@ -261,7 +261,7 @@ def ready(daemon: Daemon) -> int:
 
 def test_a_store_that_is_unmounted(make_daemon: MakeDaemon, small_disk: Path, tmp_path: Path) -> None:
     """Without its disk the daemon takes nothing, says so, and writes nothing below the mount point."""
-    daemon = make_daemon(StoreDir=str(small_disk)).start()
+    daemon = make_daemon(StoreDir=str(small_disk), MinFreeSpace=0).start()
     other = tmp_path / "other"
     other.mkdir()
     subprocess.check_call(["mount", "--bind", str(small_disk), str(other)])
