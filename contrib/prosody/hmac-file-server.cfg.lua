@@ -1,0 +1,19 @@
+-- Prosody with hmac-file-server: paste this at the end of /etc/prosody/prosody.cfg.lua.
+-- It needs mod_http_upload_external, from prosody-modules or `prosodyctl install`.
+--
+-- A Component of its own is found by every client of every VirtualHost on this server whose
+-- name it extends (upload.example.com for example.com); for others, name it in disco_items.
+
+Component "upload.example.com" "http_upload_external"
+	-- Where the daemon is reached from outside, with its UploadSubDir and a slash at the end.
+	http_upload_external_base_url = "https://upload.example.com/upload/"
+
+	-- The daemon's Secret.
+	http_upload_external_secret = "change-me"
+
+	-- "v2" signs the type of the file too, so that it is served with the type its sender named.
+	-- "v1" does not; the daemon takes either without being told.
+	http_upload_external_protocol = "v2"
+
+	-- What a slot is given for, in bytes. Keep the daemon's MaxUploadSize at 0 or above this.
+	http_upload_external_file_size_limit = 100 * 1024 * 1024
