@@ -1,12 +1,14 @@
 # make run     install into .venv and run the daemon on etc/config.toml
 # make test    install and run all tests
 # make lint    ruff and mypy
+# make bench   compare with nginx on this machine; ARGS=--help says more
 # make crash   the long form of the power-loss and kill -9 tests
+# make soak    the long form of the test with mixed work
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: run test lint crash wheel-test clean
+.PHONY: run test lint bench crash soak wheel-test clean
 
 run: $(VENV)/installed
 	$(BIN)/twist hmac-file-server --config etc/config.toml
@@ -19,8 +21,14 @@ lint: $(VENV)/tested
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: $(VENV)/installed
+	$(BIN)/python -m benchmarks $(ARGS)
+
 crash: $(VENV)/tested
 	POWER_CUTS=40 CRASHES=200 $(BIN)/python -m pytest -s tests/process/test_power_loss.py tests/process/test_crash.py
+
+soak: $(VENV)/tested
+	SOAK_SECONDS=240 $(BIN)/python -m pytest -s tests/process/test_soak.py
 
 wheel-test: $(VENV)/tested
 	.ci/wheel-test $(BIN)/python

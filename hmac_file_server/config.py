@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import os
 import re
 import tomllib
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import attrs
 import toml
 
-from hmac_file_server.listen import Listen, listen_at, listen_on_socket
+from hmac_file_server.listen import Listen, RedisServer, listen_at, listen_on_socket, redis_at
 from hmac_file_server.log import LEVELS, printable
 from hmac_file_server.web.client import Network
 
@@ -69,6 +70,10 @@ def _whole(low: int, high: int) -> Callable[[Any], int]:
     return parse
 
 
+def _workers(value: Any) -> int:
+    return _whole(0, 256)(value) or len(os.sched_getaffinity(0))
+
+
 def _seconds(low: float, high: float) -> Callable[[Any], float]:
     def parse(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
@@ -103,6 +108,10 @@ def _address(value: Any) -> Listen:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError("not an address to listen at")
     return listen_at(value)
+
+
+def _redis(value: Any) -> RedisServer | None:
+    return redis_at(_text(value))
 
 
 def _networks(value: Any) -> tuple[Network, ...]:
@@ -144,14 +153,18 @@ class Config:
     secrets: tuple[bytes, ...] = _key("Secret", _secrets, shown=False)
     store_dir: str = _key("StoreDir", _path)
     listen: Listen = _key("ListenPort", _address, "[::1]:8080")
+    workers: int = _key("Workers", _workers, 1)
     upload_sub_dir: str = _key("UploadSubDir", _prefix, "upload/")
     log_level: str = _key("LogLevel", _level, "info")
     log_file: str = _key("LogFile", _text, "")
     max_retries: int = _key("MaxRetries", _whole(0, 1000), 5)
     retry_delay: float = _key("RetryDelay", _seconds(0.001, 3600), 2)
-    redis_addr: str = _key("RedisAddr", _text, "")
+    redis: RedisServer | None = _key("RedisAddr", _redis, "")
     redis_password: str = _key("RedisPassword", _text, "", shown=False)
     redis_db: int = _key("RedisDB", _whole(0, 1 << 16), 0)
+    redis_prefix: str = _key("RedisPrefix", _text, "hmac-file-server:")
+    resumable_uploads: bool = _key("ResumableUploads", _flag, True)
+    session_timeout: float = _key("SessionTimeout", _seconds(1, 31_536_000), 86400)
     metrics_enabled: bool = _key("MetricsEnabled", _flag, True)
     metrics_listen: Listen = _key("MetricsPort", _address, "127.0.0.1:9090")
     chunk_size: int = _key("ChunkSize", _size(4096, 64 << 20), 1 << 20)
@@ -273,9 +286,11 @@ def _shown(value: object) -> str:
     """A value as it is written in the file."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int) and value.bit_length() > 64:
+    try:
+        text = printable(str(value))
+    except ValueError:  # Python writes out no number of so many digits, wherever in the value it stands.
         return "a very large number"
-    return f'"{printable(value)}"' if isinstance(value, str) else printable(str(value))
+    return f'"{text}"' if isinstance(value, str) else text
 
 
 def _read_secret(path: str, name: str, file: str) -> str:

@@ -1,7 +1,8 @@
-"""Where to listen: the short forms of ListenPort and MetricsPort, as Twisted endpoint strings."""
+"""Addresses: where to listen, from short forms to Twisted endpoint strings, and where Redis is."""
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
 import re
 import socket
@@ -14,6 +15,7 @@ from twisted.plugin import getPlugins
 FORMS = '":8080", "127.0.0.1:8080", "[::1]:8080", "unix:/run/hmac-file-server.sock:mode=660" or a Twisted endpoint'
 
 _HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^\[\]:/]*)):(?P<port>\d{1,5})\Z")
+_HOST = re.compile(r"[\w.:%-]+\Z")
 _WITH_BACKLOG = {"tcp", "tcp4", "tcp6", "unix", "ssl"}
 _BACKLOG = 1024
 _BUILT_IN = {"tcp", "tcp4", "tcp6", "unix", "ssl", "systemd"}
@@ -26,12 +28,14 @@ class Listen:
     :param endpoint: the Twisted server endpoint string.
     :param loopback: whether only this machine can reach it over TCP.
     :param authority: ``host:port`` for a URL, empty where there is none to give.
+    :param bind: host and port, where it is known to be TCP.
     :param given: what the configuration says.
     """
 
     endpoint: str
     loopback: bool = False
     authority: str = ""
+    bind: tuple[str, int] | None = attrs.field(default=None, eq=False)
     given: str = attrs.field(default="", eq=False)
 
     @property
@@ -71,7 +75,8 @@ def _listen_at(value: str) -> Listen:
     kind = "tcp6" if address.version == 6 else "tcp"
     text = str(address)
     authority = f"[{text}]:{port}" if address.version == 6 else f"{text}:{port}"
-    return Listen(f"{kind}:{port}:interface={quoteStringArgument(text)}", address.is_loopback, authority)
+    endpoint = f"{kind}:{port}:interface={quoteStringArgument(text)}"
+    return Listen(endpoint, address.is_loopback, authority, (text, port))
 
 
 def listen_on_socket(path: object) -> Listen:
@@ -82,6 +87,42 @@ def listen_on_socket(path: object) -> Listen:
     if not isinstance(path, str) or "/" not in path:
         raise ValueError('with unixSocket, write the path of the socket, as "/run/hmac-file-server.sock"')
     return Listen(f"unix:address={quoteStringArgument(path)}:mode=666", given=path)
+
+
+@attrs.frozen
+class RedisServer:
+    """Where Redis is.
+
+    :param path: of its socket; else it is at a host and port.
+    :param tls: whether to speak TLS.
+    """
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+    tls: bool = False
+
+
+def redis_at(value: str) -> RedisServer | None:
+    """Read ``host:port``, ``[::1]:6379``, ``tls:host:port`` or ``unix:/path``; None if it is empty.
+
+    :raises ValueError: with what is wrong.
+    """
+    if not value:
+        return None
+    kind, _, rest = value.partition(":")
+    if kind == "unix" and rest.startswith("/"):
+        return RedisServer(path=rest)
+    tls = kind == "tls"
+    found = _HOST_PORT.match(rest if tls else value)
+    host = found and (found["v6"] or found["host"])
+    if not found or not host or not _HOST.match(host) or not 0 < int(found["port"]) < 65536:
+        raise ValueError(
+            'write "localhost:6379", "[::1]:6379", "tls:redis.example.com:6379" or "unix:/run/redis.sock"'
+        )
+    if tls and importlib.util.find_spec("OpenSSL") is None:
+        raise ValueError("TLS needs pyOpenSSL: pip install 'hmac-file-server[tls]'")
+    return RedisServer(host, int(found["port"]), tls=tls)
 
 
 def _endpoint(value: str, name: str) -> Listen:
@@ -100,9 +141,9 @@ def _every_address(port: int) -> Listen:
     """IPv6 and IPv4 by one socket; IPv4 alone on a machine without IPv6."""
     try:
         with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True):
-            return Listen(f"tcp6:{port}:interface=\\:\\:", authority=f"localhost:{port}")
+            return Listen(f"tcp6:{port}:interface=\\:\\:", authority=f"localhost:{port}", bind=("::", port))
     except (OSError, ValueError):
-        return Listen(f"tcp:{port}", authority=f"localhost:{port}")
+        return Listen(f"tcp:{port}", authority=f"localhost:{port}", bind=("0.0.0.0", port))  # noqa: S104  # as asked for
 
 
 def _resolve(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
 import time
 from typing import TextIO
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import FileLogObserver, LogEvent, LogLevel, formatEvent
 
 LEVELS = {"debug": LogLevel.debug, "info": LogLevel.info, "warn": LogLevel.warn, "error": LogLevel.error}
@@ -73,11 +75,57 @@ def format_line(event: LogEvent) -> str | None:
     if not message and failure is None:
         return None
     level = event.get("log_level", LogLevel.info)
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(event.get("log_time", time.time())))
-    line = f"{stamp} {level.name:<5} {printable(message, keep=chr(92))}\n"
+    line = f"{_stamp(int(event.get('log_time', time.time())))} {level.name:<5} {printable(message, keep=chr(92))}\n"
     if failure is not None:
         line += failure.getTraceback()
     return line
+
+
+@functools.lru_cache(maxsize=4)
+def _stamp(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(second))
+
+
+class Lines:
+    """The lines that requests leave, past Twisted's log: it costs more than a small request itself.
+
+    They look the same, and go out together, once in each turn of the reactor.
+
+    :param level: the lowest that is written.
+    """
+
+    def __init__(self, out: TextIO, level: str, clock: IReactorTime) -> None:
+        self._out = out
+        self._written = {name for name, value in LEVELS.items() if value >= LEVELS[level]}
+        self._clock = clock
+        self._gathered: list[str] = []
+        self._direct = False
+
+    def wants(self, level: str) -> bool:
+        """Whether a line of this level is written at all."""
+        return level in self._written
+
+    def write(self, level: str, text: str) -> None:
+        """:param text: one line, without control characters."""
+        if not self._gathered and not self._direct:
+            self._clock.callLater(0, self._flush)
+        self._gathered.append(f"{_stamp(int(time.time()))} {level:<5} {text}\n")
+        if self._direct:
+            self._flush()
+
+    def stop(self) -> None:
+        """The reactor ends: write what is there, and from now on at once."""
+        self._direct = True
+        self._flush()
+
+    def _flush(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        if gathered:
+            try:
+                self._out.write("".join(gathered))
+                self._out.flush()
+            except (OSError, ValueError):
+                pass  # A full disk, or a reader that has gone, loses lines, never requests.
 
 
 def printable(text: str, keep: str = "") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -20,13 +21,15 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.web.http import Request
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET
+from twisted.web.server import NOT_DONE_YET, Site
 
 from hmac_file_server import __version__
 
 _log = Logger()
 
 _PREFIX = "hmac_file_server"
+_SEVERAL = "PROMETHEUS_MULTIPROC_DIR"
+_UPLOAD_ERRORS = ("broken_off", "timeout", "storage", "no_room", "conflict", "bug")
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
@@ -36,9 +39,8 @@ class Metrics:
     def __init__(self) -> None:
         disable_created_metrics()
         self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
-        Info(_PREFIX + "_build", "Which version runs.", registry=registry).info({"version": __version__})
+        self._watched: list[tuple[Gauge, Callable[[], float]]] = []
+        describe_process(registry)
         self.upload_duration = Histogram(
             _PREFIX + "_upload_duration_seconds",
             "Seconds from the end of an upload's headers to its 201.",
@@ -49,19 +51,51 @@ class Metrics:
         self.upload_errors = self._counter(
             "upload_errors", "Uploads with a valid signature that were not stored.", ["reason"]
         )
+        self.uploads_resumed = self._counter("uploads_resumed", "Requests that went on with an upload.")
         self.upload_retries = self._counter("upload_retries", "Steps of uploads that were tried again.")
         self.refusals = self._counter("refusals", "Requests that were refused.", ["reason"])
         self.downloads = self._counter("downloads", "Files, or parts of files, that were sent whole.")
         self.downloads_broken = self._counter("downloads_broken", "Downloads that were broken off.")
         self.bytes_in = self._counter("received_bytes", "Bytes of request bodies.")
         self.bytes_out = self._counter("sent_bytes", "Bytes of response bodies.")
-        self.uploads_in_progress = Gauge(
-            _PREFIX + "_uploads_in_progress", "Uploads that are running.", registry=registry
-        )
-        self.store_free = Gauge(_PREFIX + "_store_free_bytes", "Bytes that uploads can still take.", registry=registry)
+        self.uploads_in_progress = self._gauge("uploads_in_progress", "Uploads that are running.", "livesum")
+        self.sessions_kept = self._gauge("sessions_kept", "Uploads that run, or wait to be resumed.", "livemax")
+        self.store_free = self._gauge("store_free_bytes", "Bytes that the store has free.", "livemostrecent")
+        self.ready = self._gauge("ready", "Whether uploads are taken.", "livemin")
+        for reason in _UPLOAD_ERRORS:  # A series that begins with its first event hides that from rate().
+            self.upload_errors.labels(reason)
+
+    def of_redis(self) -> tuple[Callable[[bool], None], Callable[[str], None]]:
+        """The figures of Redis, where it is used: whether it works, and its failures by reason."""
+        up = self._gauge("redis_up", "Whether Redis works.", "livemin")
+        errors = self._counter("redis_errors", "Failures of Redis; no upload fails with it.", ["reason"])
+        return up.set, lambda reason: errors.labels(reason).inc()
+
+    def watch(self, gauge: Gauge, value: Callable[[], float]) -> None:
+        """Let a gauge always show a value."""
+        if _SEVERAL in os.environ:
+            self._watched.append((gauge, value))
+        else:
+            gauge.set_function(value)
+
+    def update(self) -> None:
+        """Write down what the gauges show, for the process that adds up the figures of several workers."""
+        for gauge, value in self._watched:
+            gauge.set(value())
+
+    def _gauge(self, name: str, text: str, together: Any) -> Gauge:
+        return Gauge(f"{_PREFIX}_{name}", text, registry=self.registry, multiprocess_mode=together)
 
     def _counter(self, name: str, text: str, labels: list[str] | None = None) -> Counter:
         return Counter(f"{_PREFIX}_{name}_total", text, labels or [], registry=self.registry)
+
+
+def describe_process(registry: CollectorRegistry) -> None:
+    """Add the figures of this process, and which version it runs."""
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    if _SEVERAL not in os.environ:
+        Info(_PREFIX + "_build", "Which version runs.", registry=registry).info({"version": __version__})
 
 
 class Ready:
@@ -83,14 +117,23 @@ class Ready:
 class MetricsRoot(Resource):
     """``/metrics``, ``/healthz`` (alive) and ``/readyz`` (takes uploads)."""
 
-    def __init__(self, metrics: Metrics, ready: Ready) -> None:
+    def __init__(self, registry: CollectorRegistry, ready: Ready) -> None:
         super().__init__()
-        self.putChild(b"metrics", _Exposition(metrics.registry))
+        self.putChild(b"metrics", _Exposition(registry))
         self.putChild(b"healthz", _Alive())
         self.putChild(b"readyz", _Readiness(ready))
 
     def getChild(self, path: bytes, request: Request) -> Resource:
         return _Nothing()
+
+
+class MetricsSite(Site):
+    """Serves the figures."""
+
+    noisy = False
+
+    def log(self, request: Any) -> None:
+        """Scrapes come every few seconds and are not worth a line."""
 
 
 class _Exposition(Resource):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from twisted.application.service import IService
 from twisted.python.usage import Options as UsageOptions
@@ -51,12 +51,26 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     """
     if reactor is None:
         from twisted.internet import reactor
-    from hmac_file_server.service import FileService
-
+    out = sys.stdout if options.parent is None else options.parent.get("logFile", sys.stdout)
     try:
-        return FileService(options.config, reactor)
+        return _service(options, reactor, out)
     except ConfigError as error:
         fail(str(error))
+
+
+def _service(options: Options, reactor: Any, out: TextIO) -> IService:
+    config = options.config
+    if config.workers == 1:
+        from hmac_file_server.service import FileService
+
+        return FileService(config, reactor, out)
+    from hmac_file_server.service import FileService
+    from hmac_file_server.workers import SOCKET, Parent, WorkersService
+
+    if SOCKET not in os.environ:
+        return WorkersService(config, options["config"], reactor, out)
+    Parent(reactor)
+    return FileService(config, reactor, out, shared=int(os.environ[SOCKET]))
 
 
 def fail(message: str) -> NoReturn:

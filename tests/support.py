@@ -38,9 +38,9 @@ def v2(path: str | bytes, size: int, media_type: str | bytes, secret: str = SECR
     return sign(secret.encode(), b"%b\0%d\0%b" % (path, size, media_type))
 
 
-def put_target(path: str, size: int, prefix: str = "/upload/") -> str:
+def put_target(path: str, size: int, prefix: str = "/upload/", secret: str = SECRET) -> str:
     """The request target of a slot's PUT, signed with v."""
-    return f"{prefix}{quote(path)}?v={v(path, size)}"
+    return f"{prefix}{quote(path)}?v={v(path, size, secret)}"
 
 
 def free_port() -> int:
@@ -105,7 +105,7 @@ class Wire:
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self.socket = socket.create_connection((host, port), timeout=DEADLINE)
-        self._buffer = b""
+        self._buffer = bytearray()
 
     def send(self, data: bytes) -> Wire:
         self.socket.sendall(data)
@@ -116,25 +116,37 @@ class Wire:
         while b"\r\n\r\n" not in self._buffer:
             self._more()
         top, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
-        answer = Answer(top, b"")
-        if head or answer.status in (100, 204, 304):
+        answer = Answer(bytes(top), b"")
+        if head or answer.status < 200 or answer.status in (204, 304):
             return answer
         length = int(answer.headers["content-length"])
         while len(self._buffer) < length:
             self._more()
-        answer.body, self._buffer = self._buffer[:length], self._buffer[length:]
+        answer.body, self._buffer = bytes(self._buffer[:length]), self._buffer[length:]
+        return answer
+
+    def interim(self) -> Answer:
+        """Read one answer, which must be an interim one."""
+        answer = self.answer()
+        assert answer.status < 200, answer
+        return answer
+
+    def final(self, head: bool = False) -> Answer:
+        """Read on to the first answer that is no interim one."""
+        while (answer := self.answer(head)).status < 200:
+            pass
         return answer
 
     def _more(self) -> None:
         data = self.socket.recv(1 << 20)
         if not data:
-            raise EOFError(f"the connection ended after {self._buffer[:300]!r}")
+            raise EOFError(f"the connection ended after {bytes(self._buffer[:300])!r}")
         self._buffer += data
 
     def rest(self) -> bytes:
         """All that still comes until the connection ends."""
-        parts = [self._buffer]
-        self._buffer = b""
+        parts = [bytes(self._buffer)]
+        self._buffer.clear()
         while True:
             try:
                 data = self.socket.recv(1 << 20)
@@ -156,7 +168,7 @@ class Wire:
 
 
 class Daemon:
-    """The real daemon, started by twist with a configuration of its own.
+    """The real daemon, started by twist with a configuration of its own. Its ListenPort may be a Unix socket.
 
     :param folder: for its configuration, store and log.
     :param settings: configuration keys.
@@ -175,7 +187,8 @@ class Daemon:
         self.store = Path(settings.setdefault("StoreDir", str(folder / "store")))
         self.port = free_port()
         self.metrics_port = free_port()
-        settings.setdefault("ListenPort", f"127.0.0.1:{self.port}")
+        listen = str(settings.setdefault("ListenPort", f"127.0.0.1:{self.port}"))
+        self.socket = Path(listen.split(":")[1]) if listen.startswith("unix:") else None
         self.has_metrics = settings.get("MetricsEnabled", True) and "MetricsPort" not in settings
         settings.setdefault("MetricsPort", f"127.0.0.1:{self.metrics_port}")
         if "SecretFile" not in settings:
@@ -220,8 +233,13 @@ class Daemon:
         assert self.process is not None
         if self.process.poll() is not None:
             raise AssertionError(f"the daemon ended with {self.process.returncode}:\n{self.log}")
-        ports = [self.port, self.metrics_port] if self.has_metrics else [self.port]
+        ports = [self.metrics_port] if self.has_metrics else []
         try:
+            if self.socket is None:
+                ports.append(self.port)
+            else:
+                with socket.socket(socket.AF_UNIX) as probe:
+                    probe.connect(str(self.socket))
             for port in ports:
                 socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
@@ -234,7 +252,12 @@ class Daemon:
             return 0
         if self.process.poll() is None:
             os.kill(self.pid, how)
-        status = self.process.wait(DEADLINE * 3)
+        try:
+            status = self.process.wait(DEADLINE * 3)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
         self.process = None
         return status
 

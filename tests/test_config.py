@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hmac_file_server.config import Config, ConfigError, defaults, load
+from hmac_file_server.listen import RedisServer
 
 ROOT = Path(__file__).parent.parent
 SECRET = "orbit9-hollow23"
@@ -99,7 +100,11 @@ def test_every_key_but_two_has_a_default() -> None:
         ("Fsync = false", "fsync", False),
         ('TrustedProxies = ["10.1.2.3/8", "::1"]', "trusted_proxies", (ip_network("10.0.0.0/8"), ip_network("::1"))),
         ("TrustedProxies = []", "trusted_proxies", ()),
-        ('RedisAddr = "localhost:6379"', "redis_addr", "localhost:6379"),
+        ('RedisAddr = "localhost:6379"', "redis", RedisServer("localhost", 6379)),
+        ('RedisAddr = "[::1]:6379"', "redis", RedisServer("::1", 6379)),
+        ('RedisAddr = "tls:redis.example.com:6380"', "redis", RedisServer("redis.example.com", 6380, tls=True)),
+        ('RedisAddr = "unix:/run/redis.sock"', "redis", RedisServer(path="/run/redis.sock")),
+        ('RedisAddr = ""', "redis", None),
     ],
 )
 def test_values(path: Path, line: str, field: str, value: object) -> None:

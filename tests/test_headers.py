@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hmac_file_server.web.headers import EVERYWHERE, PREFLIGHT, disposition, file_headers, served_type
+from hmac_file_server.web.headers import ALLOWED_METHODS, EVERYWHERE, disposition, file_headers, preflight, served_type
 
+PREFLIGHT = preflight(ALLOWED_METHODS)
 NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/"), min_size=1, max_size=60)
 
 

@@ -21,6 +21,7 @@ from hmac_file_server.uploads.upload import Uploads
 from hmac_file_server.web.limits import Limits
 from hmac_file_server.web.request import DRAIN_BYTES, DRAIN_IDLE, DRAIN_SECONDS, Request
 from hmac_file_server.web.resource import Files, root
+from hmac_file_server.web.serving import Serving
 from hmac_file_server.web.site import Site
 from tests.support import SECRET, put_target
 
@@ -39,7 +40,8 @@ class Server:
         self.store = LocalStore(str(folder), fsync=False)
         self.room = Room(0)
         self.uploads = Uploads(self.store, self.room, maybeDeferred, RetryPolicy(self.clock, 1, 1.0), 4096)
-        files = Files(Verifier([SECRET.encode()]), self.store, self.uploads, 1 << 30, maybeDeferred)
+        serving = Serving(self.store, maybeDeferred, self.clock)
+        files = Files(Verifier([SECRET.encode()]), serving, self.uploads, 1 << 30)
         self.ended: list[tuple[Request, bool, bool]] = []
         self.site = Site(root("upload", files), self.clock, Limits(), lambda *of: self.ended.append(of))
         self.connect()
@@ -244,3 +246,29 @@ def test_a_bug_is_answered_with_500(server: Server, monkeypatch: pytest.MonkeyPa
     assert status(server.send("GET /upload/a/b HTTP/1.1\r\nHost: a\r\n\r\n")) == b"500"
     monkeypatch.setattr(server.uploads, "start", broken)
     assert status(server.send(put("a/b", 5))) == b"500"
+
+
+def test_no_continue_where_there_is_no_body(server: Server) -> None:
+    """A refused client that has no body to send is not told to go on with it either."""
+    for length in ("", "Content-Length: 0\r\n"):
+        answer = server.send(f"PUT /upload/a/b?v=00 HTTP/1.1\r\nHost: a\r\n{length}Expect: 100-continue\r\n\r\n")
+        assert status(answer) in (b"403", b"411")
+        server.connect()
+
+
+def test_endless_request_line(server: Server) -> None:
+    """A request line that is too long is answered, and the connection closed."""
+    answer = server.send("GET /" + "a" * 20_000 + " HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert status(answer) == b"400"
+    assert server.transport.disconnecting
+
+
+def test_a_client_that_does_not_read_is_not_read(server: Server) -> None:
+    """While an answer waits for its reader, the daemon reads no further request, and goes on when it is read."""
+    server.channel.pauseProducing()  # As the transport does when its buffer is full.
+    answer = server.send("GET /a HTTP/1.1\r\nHost: a\r\n\r\n" * 3)
+    assert answer.count(b"HTTP/1.1 404") == 1
+    assert server.transport.producerState == "paused"
+    server.channel.resumeProducing()
+    assert server.transport.value().count(b"HTTP/1.1 404") == 3
+    assert server.transport.producerState == "producing"

@@ -160,6 +160,18 @@ def test_abandoned_while_a_thread_writes(setting: Setting) -> None:
     assert setting.files() == {}
 
 
+def test_abandoned_when_all_has_come(setting: Setting) -> None:
+    """A client that leaves after its last byte, while others are still being written, has its file stored."""
+    upload, _, outcome = setting.start(2 * CHUNK)
+    upload.write(b"x" * CHUNK)
+    upload.write(b"y" * CHUNK)
+    upload.unregisterProducer()
+    upload.abandon()
+    setting.threads.run()
+    assert outcome == [None]
+    assert setting.files() == {"slot/a.bin": b"x" * CHUNK + b"y" * CHUNK}
+
+
 def test_late_bytes_are_dropped(setting: Setting) -> None:
     """Bytes that arrive after an upload has failed are not kept."""
     upload, _, _ = setting.start(CHUNK * 4)

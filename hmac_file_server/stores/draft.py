@@ -12,6 +12,7 @@ import stat
 import attrs
 
 from hmac_file_server.slots.path import SlotPath
+from hmac_file_server.stores.flush import Flusher
 from hmac_file_server.stores.folders import Folders
 from hmac_file_server.stores.reserve import reserve
 
@@ -37,20 +38,27 @@ class NotDurable(OSError):
     """The disk lost data that is no longer at hand to be written again."""
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class Place:
     """Where drafts are made and published.
 
     :param root: descriptor of the store's root.
     :param nursery: descriptor of the folder for files without a public name.
     :param anonymous: whether the file system has ``O_TMPFILE``.
-    :param fsync: whether publishing waits for the disk.
+    :param flusher: makes safe what is published; None if publishing does not wait for the disk.
+    :param retired: whether the store has moved on, because another file system was mounted there.
     """
 
     root: int
     nursery: int
     anonymous: bool
-    fsync: bool
+    flusher: Flusher | None
+    retired: bool = False
+
+    @property
+    def fsync(self) -> bool:
+        """Whether publishing waits for the disk."""
+        return self.flusher is not None
 
 
 class Draft:
@@ -73,6 +81,7 @@ class Draft:
         self._kept: Chunks | None = [] if place.fsync and size <= _KEPT else None
         self._lost: Chunks = []
         self._reserved = False
+        self._is_large = False
         self._written = 0
 
     @property
@@ -91,6 +100,9 @@ class Draft:
 
     def write(self, chunks: Chunks) -> None:
         """Append the chunks; those that are on the file are removed from the list."""
+        if self._file is None and self._new_and_whole(chunks):
+            # Nothing would be saved by looking first: publishing finds a slot that is taken.
+            self._file = self._make_file()
         self.begin()
         assert self._file is not None
         while chunks:
@@ -105,6 +117,9 @@ class Draft:
                 if self._kept is not None:
                     self._kept.append(chunks[0][:written])
                 chunks[0] = chunks[0][written:]
+
+    def _new_and_whole(self, chunks: Chunks) -> bool:
+        return not self._written and sum(map(len, chunks)) == self._size
 
     def publish(self) -> None:
         """Give the whole file its public name, in one step that replaces nothing.
@@ -121,6 +136,8 @@ class Draft:
             raise NotDurable(errno.EIO, "the file system lost bytes that it had taken")
         if self._place.fsync:
             self._flush(self._file)
+        else:
+            os.close(os.dup(self._file))  # Some file systems tell only when a file is closed what they lost.
         published = False
         while not published:
             folders = self._folders(make=True)
@@ -131,14 +148,29 @@ class Draft:
                 raise
             finally:
                 folders.close()
+        if self._place.retired:
+            raise NotDurable(errno.ESTALE, "another file system was mounted over the store")
+
+    def give_up(self, chunks: Chunks, reason: Exception) -> None:
+        """The upload has failed: nothing of it stays.
+
+        :param chunks: what came and was not written.
+        :param reason: why.
+        """
+        self.close()
 
     def close(self) -> None:
         """Let go of the file. If it was not published, nothing of the upload stays."""
         # In this order: whoever gets our lock sees whether the file still has a name.
         self._unlink_name()
+        if self._is_large and self._place.flusher is not None:
+            self._place.flusher.large(-1)
+            self._is_large = False
         if self._file is not None:
-            os.close(self._file)
-            self._file = None
+            # The number is free again even where this fails, and may be another upload's the next moment.
+            file, self._file = self._file, None
+            with contextlib.suppress(OSError):
+                os.close(file)
 
     def _unlink_name(self) -> None:
         if self._name is not None:
@@ -157,19 +189,32 @@ class Draft:
             # Held while the upload lives. It tells the sweep of another daemon to leave a named file alone,
             # and a second upload of the same bytes to wait until our folders are flushed.
             _lock(file, fcntl.LOCK_EX)
-            if self._size > _RESERVE_ABOVE:
-                self._reserved = reserve(file, self._size)
-            if self._media_type and len(self._media_type) <= _LONGEST_TYPE:
-                _set_type(file, self._media_type)
+            if self._name is not None and not os.fstat(file).st_nlink:
+                raise BlockingIOError(errno.EAGAIN, "a sweep took the new file for an old one")
+            self._prepare(file, self._size)
         except BaseException:
             os.close(file)
             self._unlink_name()
             raise
         return file
 
+    def _prepare(self, file: int, size: int) -> None:
+        """Keep room up to a size, and keep the type with the file."""
+        if size > _RESERVE_ABOVE:
+            self._reserved = reserve(file, size)
+            if self._place.flusher is not None and not self._is_large:
+                self._place.flusher.large(1)
+                self._is_large = True
+        if self._media_type and len(self._media_type) <= _LONGEST_TYPE:
+            _set_type(file, self._media_type)
+
     def _flush(self, file: int) -> None:
+        assert self._place.flusher is not None
         try:
-            os.fsync(file)
+            if self._size > _RESERVE_ABOVE:
+                os.fsync(file)
+            else:
+                self._place.flusher.flush([file])
         except OSError as error:
             # Linux counts the pages as clean after a failed fsync: the next one would succeed and prove
             # nothing. Only writing the data again, to a new file, does.
@@ -199,12 +244,12 @@ class Draft:
         except FileExistsError:
             return False
         except FileNotFoundError:
-            if os.fstat(folders.innermost).st_nlink:
+            if os.fstat(folders.innermost).st_nlink or len(self._path.segments) == 1:
                 raise
             return False
-        if self._place.fsync:
+        if self._place.flusher is not None:
             try:
-                folders.sync()
+                self._place.flusher.flush(folders.inside_out)
             except BaseException:
                 self._take_back(folders)
                 raise
@@ -215,10 +260,13 @@ class Draft:
 
         The file keeps a name among the drafts: one that had lost its last name could not get another.
         """
-        drafted = _new_name()
-        os.rename(self._path.segments[-1], drafted, src_dir_fd=folders.innermost, dst_dir_fd=self._place.nursery)
-        self._unlink_name()
-        self._name = drafted
+        public = self._path.segments[-1]
+        if self._name is None:
+            drafted = _new_name()
+            os.rename(public, drafted, src_dir_fd=folders.innermost, dst_dir_fd=self._place.nursery)
+            self._name = drafted
+        else:
+            os.unlink(public, dir_fd=folders.innermost)
 
     def _same_is_there(self, folders: Folders) -> bool:
         """Whether the public file has our bytes and is safe; False if it is gone again."""
@@ -234,15 +282,18 @@ class Draft:
                 raise SlotTaken from None
             raise
         try:
+            if os.path.sameopenfile(there, self._file):
+                # Ours, whose folders could not be flushed, and which could not be taken back then.
+                self._take_back(folders)
+                return False
             if not _same_bytes(self._file, there, self._size):
                 raise SlotTaken
             # EAGAIN, and so a later try, while the upload that made it has still to flush its folders.
             _lock(there, fcntl.LOCK_SH)
             if not os.fstat(there).st_nlink:
                 return False
-            if self._place.fsync:
-                os.fsync(there)
-                folders.sync()
+            if self._place.flusher is not None:
+                self._place.flusher.flush([there, *folders.inside_out])
             return True
         finally:
             os.close(there)

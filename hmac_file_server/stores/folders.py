@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Sequence
 
@@ -32,29 +33,39 @@ class Folders:
 
     def _enter(self, level: int, name: bytes, make: bool) -> int:
         parent = self._chain[level]
+        if make and level == len(self._names) - 1:
+            self._make(level, name)  # A slot has a folder of its own, which is seldom there already.
         while True:
             try:
                 return os.open(name, _FOLDER, dir_fd=parent)
             except FileNotFoundError:
                 if not make:
                     raise
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(name, 0o755, dir_fd=parent)
-                self._made.append(level)
+            self._make(level, name)
+
+    def _make(self, level: int, name: bytes) -> None:
+        try:
+            os.mkdir(name, 0o755, dir_fd=self._chain[level])
+            self._made.append(level)
+        except FileExistsError:
+            pass
+        except FileNotFoundError:
+            # Whoever made the parent has removed it again: from the root it can be made anew.
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
 
     @property
     def innermost(self) -> int:
         """A descriptor of the folder that holds the file, good until :meth:`close`."""
         return self._chain[-1]
 
-    def sync(self) -> None:
-        """Flush every name on the way, so that the file is found after a power loss.
+    @property
+    def inside_out(self) -> list[int]:
+        """Descriptors of all folders on the way, innermost first.
 
-        All of them, not only those made here: one that another upload has just made may not be on
-        the disk yet.
+        When these are flushed the file is found after a power loss. All of them, not only those made here:
+        one that another upload has just made may not be on the disk yet.
         """
-        for folder in reversed(self._chain):
-            os.fsync(folder)
+        return self._chain[::-1]
 
     def remove_made(self) -> None:
         """Remove the folders that were made here and are still empty."""

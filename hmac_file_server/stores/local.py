@@ -6,13 +6,16 @@ import contextlib
 import errno
 import fcntl
 import os
+import secrets
 import stat
 
 import attrs
 
 from hmac_file_server.slots.path import RESERVED, SlotPath
 from hmac_file_server.stores.draft import MIME_TYPE, Draft, Place
+from hmac_file_server.stores.flush import Flusher
 from hmac_file_server.stores.folders import Folders
+from hmac_file_server.stores.sessions import KEPT
 
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO}
 
@@ -44,9 +47,9 @@ class StoredFile:
 
     def close(self) -> None:
         """Close the descriptor."""
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 class LocalStore:
@@ -59,37 +62,39 @@ class LocalStore:
 
     def __init__(self, folder: str, fsync: bool = True) -> None:
         self._folder = folder
-        self._root = self._nursery = -1
+        self._fsync = fsync
         try:
             os.makedirs(folder, exist_ok=True)
-            self._open(make=True)
+            self._place = self._open(make=True)
         except OSError as error:
             raise Unusable(error.strerror or str(error)) from error
-        self._place = self._find_how_to_publish(fsync)
 
-    def _open(self, make: bool) -> None:
+    def _open(self, make: bool) -> Place:
+        """The folder that is there now, tried out."""
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        root = os.open(self._folder, flags)
+        root, nursery = os.open(self._folder, flags), -1
         try:
             if make:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(RESERVED, 0o700, dir_fd=root)
-            self._nursery = os.open(RESERVED, flags | os.O_NOFOLLOW, dir_fd=root)
-        except OSError:
+            nursery = os.open(RESERVED, flags | os.O_NOFOLLOW, dir_fd=root)
+            return self._find_how_to_publish(root, nursery)
+        except BaseException:
             os.close(root)
+            if nursery >= 0:
+                os.close(nursery)
             raise
-        self._root = root
 
-    def _find_how_to_publish(self, fsync: bool) -> Place:
+    def _find_how_to_publish(self, root: int, nursery: int) -> Place:
         """Try to publish a file that had no name before, and else one that had."""
         last: OSError | None = None
         for anonymous in (True, False):
-            probe = SlotPath((RESERVED, b"probe-%d" % os.getpid()))
-            place = Place(self._root, self._nursery, anonymous, fsync)
+            probe = SlotPath((RESERVED, b"probe-" + secrets.token_hex(8).encode("ascii")))
+            place = Place(root, nursery, anonymous, Flusher(root) if self._fsync else None)
             draft = Draft(place, probe, 0, None)
             try:
                 draft.publish()
-                os.unlink(probe.segments[1], dir_fd=self._nursery)
+                os.unlink(probe.segments[1], dir_fd=nursery)
                 return place
             except OSError as error:
                 last = error
@@ -100,23 +105,29 @@ class LocalStore:
         raise Unusable(f"a file can not be made and given its name there with link(2): {reason}") from last
 
     def look(self) -> int:
-        """Bytes that are free, in the folder that is there now.
+        """Bytes that are free, in the folder that is there now. One thread at a time.
 
         When another file system has been mounted there it is used from now on, if it is a store.
 
         :raises Unusable: if what is there is no store: a mount point without its disk, say.
         :raises OSError: if the disk fails.
         """
-        there, ours = os.stat(self._folder), os.fstat(self._root)
+        there, ours = os.stat(self._folder), os.fstat(self._place.root)
         if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
-            # The old descriptors stay open: uploads that run still use them.
             try:
-                self._open(make=False)
+                place = self._open(make=False)
             except OSError:
                 raise Unusable("it is not the folder that it was at the start; is its disk mounted?") from None
-            self._place = self._find_how_to_publish(self._place.fsync)
-        figures = os.fstatvfs(self._root)
+            # The old descriptors stay open: uploads that run still use them, but are not stored any more.
+            self._place.retired = True
+            self._place = place
+        figures = os.fstatvfs(self._place.root)
         return figures.f_bavail * figures.f_frsize
+
+    @property
+    def place(self) -> Place:
+        """Where drafts are made now."""
+        return self._place
 
     def draft(self, path: SlotPath, size: int, media_type: bytes | None) -> Draft:
         """A new upload; nothing touches the disk yet.
@@ -134,7 +145,7 @@ class LocalStore:
         :raises OSError: if the disk fails.
         """
         try:
-            folders = Folders(self._root, path.segments[:-1])
+            folders = Folders(self._place.root, path.segments[:-1])
             try:
                 flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
                 descriptor = os.open(path.segments[-1], flags, dir_fd=folders.innermost)
@@ -172,15 +183,17 @@ class LocalStore:
             draft.close()
 
     def sweep(self) -> int:
-        """Remove what uploads of dead daemons left; returns how many files."""
+        """Remove what uploads of dead daemons left, but for what can be resumed; returns how many files."""
         removed = 0
-        for name in os.listdir(self._nursery):
+        for name in os.listdir(self._place.nursery):
             left = os.fsencode(name)
+            if left.endswith(KEPT):
+                continue
             with contextlib.suppress(OSError):
-                descriptor = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._nursery)
+                descriptor = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._place.nursery)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.unlink(left, dir_fd=self._nursery)
+                    os.unlink(left, dir_fd=self._place.nursery)
                     removed += 1
                 finally:
                     os.close(descriptor)
@@ -188,8 +201,8 @@ class LocalStore:
 
     def close(self) -> None:
         """Let go of the folder."""
-        os.close(self._nursery)
-        os.close(self._root)
+        os.close(self._place.nursery)
+        os.close(self._place.root)
 
 
 def _get_type(descriptor: int) -> bytes | None:

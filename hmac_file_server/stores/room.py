@@ -26,12 +26,14 @@ class Room:
     """Accounts for free space between two looks at the file system.
 
     :param min_free: bytes that uploads leave free, for everything else on the disk.
+    :ivar free: bytes that the file system has free, None while that is not known.
+    :ivar away: why the store can not be reached, empty if it can.
     """
 
     def __init__(self, min_free: int) -> None:
         self._min_free = min_free
         self._claimed = 0
-        self._away = ""
+        self.away = ""
         self.free: int | None = None
 
     def found(self, free: int, running: Iterable[Claim]) -> None:
@@ -41,11 +43,12 @@ class Room:
         """
         self.free = free
         self._claimed = sum(claim.owed for claim in running)
-        self._away = ""
+        self.away = ""
 
     def lost(self, reason: str) -> None:
         """Take note that the store can not be reached."""
-        self._away = reason
+        self.away = reason
+        self.free = None
 
     def claim(self, size: int) -> None:
         """Keep room for a body. What is not used comes back with the next look.
@@ -53,8 +56,8 @@ class Room:
         :raises NoRoom: if it does not fit beside what runs already.
         :raises Away: if the store can not be reached.
         """
-        if self._away:
-            raise Away(self._away)
+        if self.away:
+            raise Away(self.away)
         if self.free is not None and size > self.free - self._min_free - self._claimed:
             raise NoRoom(
                 f"{size} bytes do not fit: {self.free} are free, {self._claimed} are claimed by running uploads,"

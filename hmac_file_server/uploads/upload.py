@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
@@ -13,6 +14,8 @@ from hmac_file_server.slots.signature import Slot
 from hmac_file_server.stores.draft import Chunks, Draft
 from hmac_file_server.stores.local import LocalStore
 from hmac_file_server.stores.room import Room
+from hmac_file_server.stores.sessions import Session
+from hmac_file_server.uploads.keeper import ISessionKeeper
 from hmac_file_server.uploads.retry import InThread, RetryLoop, RetryPolicy
 
 MEMORY = 32 << 20
@@ -34,30 +37,74 @@ class Uploads:
     :param in_thread: runs the store's blocking calls.
     :param policy: when a refused step is tried again.
     :param chunk_size: bytes that an upload gathers before it writes them.
+    :param keeper: is told of each, if there is one.
     """
 
     def __init__(
-        self, store: LocalStore, room: Room, in_thread: InThread, policy: RetryPolicy, chunk_size: int
+        self,
+        store: LocalStore,
+        room: Room,
+        in_thread: InThread,
+        policy: RetryPolicy,
+        chunk_size: int,
+        keeper: ISessionKeeper | None = None,
     ) -> None:
         self._store = store
         self._room = room
-        self._in_thread = in_thread
         self._policy = policy
         self._chunk_size = chunk_size
+        self._keeper = keeper
+        self.in_thread = in_thread
         self.active: set[Upload] = set()
+        self._idle: Deferred[None] | None = None
 
-    def start(self, slot: Slot) -> Upload:
+    def start(self, slot: Slot, client: str = "") -> Upload:
         """Begin to receive the file of a slot whose signature was verified.
 
+        :param client: its address.
         :raises NoRoom: if it can not fit.
         :raises Away: if the store can not be reached.
         """
-        self._room.claim(slot.size)
         draft = self._store.draft(slot.path, slot.size, slot.media_type)
-        upload = Upload(draft, self.piece_size, RetryLoop(self._policy, self._in_thread), self._in_thread)
-        self.active.add(upload)
-        upload.closed.addCallback(self.active.discard)
+        upload = Upload(draft, self.piece_size, self.loop(), self.in_thread)
+        upload.slot, upload.client, upload.begun = slot, client, time.time()
+        self.add(upload, slot.size)
         return upload
+
+    def add(self, upload: Upload, claim: int) -> None:
+        """Take note of an upload that is about to begin.
+
+        :param claim: bytes that it is going to store.
+        :raises NoRoom: if they can not fit.
+        :raises Away: if the store can not be reached.
+        """
+        self._room.claim(claim)
+        self.active.add(upload)
+        if self._keeper is not None:
+            self._keeper.begun(upload)
+        upload.closed.addCallback(self._closed)
+
+    def _closed(self, upload: Upload) -> Upload:
+        self.active.discard(upload)
+        if not self.active and self._idle is not None:
+            idle, self._idle = self._idle, None
+            idle.callback(None)
+        if self._keeper is not None:
+            self._keeper.ended(upload)
+        return upload
+
+    def when_idle(self) -> Deferred[None]:
+        """Fires when no upload runs any more."""
+        idle: Deferred[None] = Deferred()
+        if self.active:
+            self._idle = idle
+        else:
+            idle.callback(None)
+        return idle
+
+    def loop(self) -> RetryLoop:
+        """A retry loop for one upload."""
+        return RetryLoop(self._policy, self.in_thread)
 
     def piece_size(self) -> int:
         """Bytes that one upload gathers at the moment before it writes."""
@@ -73,7 +120,18 @@ class Upload:
     :ivar done: fires with None when the file is public and safe; fails with SlotTaken, OSError
         or :exc:`Broken`.
     :ivar closed: fires with the upload when it holds nothing any more.
+    :ivar token: names its session, empty if it can not be resumed.
+    :ivar is_new: whether it is the first request of its session.
+    :ivar slot: what was signed, where that is known here.
+    :ivar client: the address of who sends it.
+    :ivar begun: when, in seconds since 1970.
     """
+
+    token = ""
+    is_new = True
+    slot: Slot | None = None
+    client = ""
+    begun = 0.0
 
     def __init__(self, draft: Draft, piece_size: Callable[[], int], loop: RetryLoop, in_thread: InThread) -> None:
         self._draft = draft
@@ -90,6 +148,16 @@ class Upload:
         self._over = False
         self.done: Deferred[None] = Deferred()
         self.closed: Deferred[Upload] = Deferred()
+
+    @property
+    def session(self) -> Session | None:
+        """The record of an upload that can be resumed."""
+        return None
+
+    @property
+    def whole(self) -> bool:
+        """Whether the file is whole after it."""
+        return True
 
     @property
     def owed(self) -> int:
@@ -144,6 +212,10 @@ class Upload:
         """
         if self._over or self._outcome is not None:
             return
+        if reason is None and self._complete:
+            # All has come: it is published, but nothing is tried again for a client that has left.
+            self._loop.stop()
+            return
         self._outcome = Failure(reason or Broken("the client closed the connection"))
         self._producer = None
         if self._running:
@@ -176,6 +248,7 @@ class Upload:
 
     def _succeeded(self, result: None, then: Callable[[], None]) -> None:
         self._running = False
+        self._stepped()
         then()
         if self._over:
             return
@@ -186,6 +259,9 @@ class Upload:
             self._paused = False
             self._producer.resumeProducing()
         self._proceed()
+
+    def _stepped(self) -> None:
+        """A step on the disk has succeeded."""
 
     def _published(self) -> None:
         self._outcome = None
@@ -200,13 +276,15 @@ class Upload:
     def _end(self) -> None:
         """Close the draft, then tell: an answer goes out when nothing of a failed upload is left."""
         self._over = True
-        self._gathered = []
+        chunks = self._take()
         self._producer = None
         outcome = self._outcome
         if outcome is None:
             self._tell(None)
         else:
-            self._in_thread(self._draft.close).addBoth(lambda _: self._tell(outcome))
+            reason = outcome.value
+            assert isinstance(reason, Exception)
+            self._in_thread(lambda: self._draft.give_up(chunks, reason)).addBoth(lambda _: self._tell(outcome))
 
     def _tell(self, outcome: Failure | None) -> None:
         self.done.callback(outcome)  # type: ignore[arg-type]  # a Failure takes the errback's way

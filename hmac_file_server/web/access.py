@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from urllib.parse import unquote_to_bytes
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
-from hmac_file_server.log import from_wire
+from hmac_file_server.log import Lines, from_wire, printable
 from hmac_file_server.metrics import Metrics
-from hmac_file_server.web.client import Network, client_address
+from hmac_file_server.slots.path import RESERVED
 from hmac_file_server.web.request import Request
 
-_log = Logger()
-
-_REFUSED_PUT_LEVEL = 400
 _SERVER_ERROR = 500
+_TOKEN = re.compile(rb"(" + re.escape(RESERVED) + rb"/+[^/]{1,6})[^/]*")
+_SIGNATURE = re.compile(rb"((?:v2?|token)(?:=|%3d))[0-9a-f]{64}", re.IGNORECASE)
+_NOT_STORED = frozenset({"storage", "no_room", "bug"})
+"""Why an upload whose signature holds may not even begin."""
 
 
 class Access:
-    """Logs and counts requests.
+    """Logs and counts requests."""
 
-    :param trusted: proxies whose word on the client's address is taken.
-    """
-
-    def __init__(self, metrics: Metrics, clock: IReactorTime, trusted: Sequence[Network]) -> None:
+    def __init__(self, metrics: Metrics, clock: IReactorTime, lines: Lines) -> None:
         self._metrics = metrics
         self._clock = clock
-        self._trusted = trusted
+        self._lines = lines
 
     def ended(self, request: Request, timed_out: bool, cut: bool) -> None:
         """Take note of one request.
@@ -43,19 +41,24 @@ class Access:
 
     def _count(self, request: Request, seconds: float, timed_out: bool, cut: bool) -> None:
         metrics = self._metrics
-        metrics.bytes_in.inc(request.body_received)
-        metrics.bytes_out.inc(request.sentLength)
+        if request.body_received:
+            metrics.bytes_in.inc(request.body_received)
+        if request.sentLength:
+            metrics.bytes_out.inc(request.sentLength)
         error = request.error
         if request.body is not None:
+            if not request.body.is_new:
+                metrics.uploads_resumed.inc()
             if cut:
                 metrics.upload_errors.labels("timeout" if timed_out else "broken_off").inc()
             elif error is not None:
                 metrics.upload_errors.labels(error.reason).inc()
-            else:
+            elif request.body.whole:
                 metrics.uploads.inc()
                 metrics.upload_duration.observe(seconds)
         elif error is not None:
-            metrics.refusals.labels(error.reason).inc()
+            stopped = error.reason in _NOT_STORED and request.method in (b"PUT", b"PATCH")
+            (metrics.upload_errors if stopped else metrics.refusals).labels(error.reason).inc()
         elif request.method == b"GET":
             (metrics.downloads_broken if cut else metrics.downloads).inc()
 
@@ -67,17 +70,26 @@ class Access:
             end = f" - {error}"
         else:
             end = ""
-        failed = error is not None and (error.status >= _SERVER_ERROR)
-        write = _log.error if failed else _log.warn if error is not None and request.method == b"PUT" else _log.info
-        write(
-            "{client} {method} {path} {status} in={received} out={sent} {seconds:.3f}s {agent}{end}",
-            client=client_address(request.client, request.requestHeaders, self._trusted),
-            method=from_wire(request.method),
-            path=from_wire(request.path or b"-"),
-            status="-" if cut and not request.startedWriting else request.code,
-            received=request.body_received,
-            sent=request.sentLength,
-            seconds=seconds,
-            agent='"' + from_wire(request.getHeader(b"User-Agent") or b"-").replace('"', "'") + '"',
-            end=end,
+        if error is not None and error.status >= _SERVER_ERROR:
+            level = "error"
+        else:
+            level = "warn" if error is not None and request.method == b"PUT" else "info"
+        if not self._lines.wants(level):
+            return
+        agent = from_wire(request.getHeader(b"User-Agent") or b"-").replace('"', "'")
+        status = "-" if cut and not request.startedWriting else request.code
+        self._lines.write(
+            level,
+            f"{request.client_address} {from_wire(request.method)} {from_wire(_without_token(request))} {status}"
+            f' in={request.body_received} out={request.sentLength} {seconds:.3f}s "{agent}"{printable(end)}',
         )
+
+
+def _without_token(request: Request) -> bytes:
+    """The path, without what is good for an upload: the token of its resource, or a signature that strayed here."""
+    path = request.path or b"-"
+    plain = unquote_to_bytes(path)
+    if RESERVED in plain:
+        # Whatever was asked for, and however it was spelled: not all that is refused has been looked up.
+        path = _TOKEN.sub(rb"\1...", plain)
+    return _SIGNATURE.sub(rb"\1...", path)

@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import Sequence
 
+import attrs
 from twisted.internet.interfaces import IAddress
 from twisted.web.http_headers import Headers
 
@@ -16,6 +17,24 @@ LOCAL = "unix"
 """What stands for the peer of a Unix socket; it is trusted as a proxy, for only local programs reach it."""
 
 _FOR = re.compile(r'(?:^|[;,])\s*for\s*=\s*(?:"([^",;]*)"|([^;,\s]*))', re.IGNORECASE)
+
+
+@attrs.frozen
+class Peer:
+    """Who is at the other end of a connection.
+
+    :param address: an IP address, or :data:`LOCAL`.
+    :param trusted: whether its word on its own clients is taken.
+    """
+
+    address: str
+    trusted: bool
+
+    @classmethod
+    def of(cls, peer: IAddress, trusted: Sequence[Network]) -> Peer:
+        """:param trusted: as for :func:`client_address`."""
+        address = client_address(peer, Headers(), ())
+        return cls(address, speaks_for_others(address, trusted))
 
 
 def client_address(peer: IAddress, headers: Headers, trusted: Sequence[Network]) -> str:

@@ -125,19 +125,24 @@ class _KernelCopy(_Download):
         if not self._begun:
             # The call that registering makes; the next one comes when the headers are on their way.
             self._begun = True
+            self._transport.startWriting()
             return
         if self._reading or self._stopped:
             return
-        part = self._part or next(self._pieces, None)
-        self._part = part
-        if part is None:
-            self._end()
-        elif isinstance(part, bytes):
-            self._part = None
+        part = self._part or next(self._pieces)
+        if isinstance(part, bytes):
             self._request.sentLength += len(part)
             self._transport.write(part)
+            self._go_on()
         else:
+            self._part = part
             self._send(*part)
+
+    def _go_on(self) -> None:
+        """A part is sent; at once, for a client that has all leaves without waiting for us."""
+        self._part = next(self._pieces, None)
+        if self._part is None:
+            self._end()
 
     def _send(self, offset: int, length: int) -> None:
         if offset + length > self._cached_to and not _is_cached(self._file.descriptor, offset, length):
@@ -155,8 +160,12 @@ class _KernelCopy(_Download):
             self._fail("the file is shorter than it was")
             return
         self._request.sentLength += sent
-        self._part = (offset + sent, length - sent) if sent < length else None
-        self._transport.startWriting()
+        if sent < length:
+            self._part = (offset + sent, length - sent)
+        else:
+            self._go_on()
+        if not self._stopped:
+            self._transport.startWriting()
 
     def _have(self, data: bytes) -> None:
         # What was read is in the page cache now: sendfile will not wait for the disk.
@@ -167,6 +176,8 @@ class _KernelCopy(_Download):
     def _end(self) -> None:
         self._transport.unregisterProducer()
         self._transport.registerProducer(self._channel, True)
+        # All is sent; the channel, if it was told to pause before the copy began, would never hear of it.
+        self._channel.resumeProducing()
         self.stopProducing()
         self._request.finish()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 
 import attrs
 
@@ -16,6 +17,7 @@ class HTTPError(Exception):
     :param message: for the client, one sentence.
     :param detail: for the operator's log where that may say more than the client is told.
     :param headers: further response headers.
+    :param content: what the client is sent instead of the message, of the type that the headers give.
     """
 
     status: int
@@ -23,9 +25,28 @@ class HTTPError(Exception):
     message: str
     detail: str = ""
     headers: Mapping[bytes, bytes] = attrs.field(factory=dict)
+    content: bytes = b""
 
     def __str__(self) -> str:
         return self.detail or self.message
+
+    def all_headers(self) -> dict[bytes, bytes]:
+        """Its headers, with the type of :attr:`body`."""
+        return {b"Content-Type": b"text/plain; charset=utf-8", **self.headers}
+
+    @property
+    def body(self) -> bytes:
+        """What the client is sent."""
+        return self.content or self.message.encode("utf-8") + b"\n"
+
+    @property
+    def phrase(self) -> bytes:
+        """What stands beside the status."""
+        return HTTPStatus(self.status).phrase.encode("ascii")
+
+    def having(self, headers: Mapping[bytes, bytes]) -> HTTPError:
+        """The same error with further headers."""
+        return attrs.evolve(self, headers={**self.headers, **headers})
 
 
 def method_not_allowed(allowed: bytes) -> HTTPError:
@@ -36,3 +57,6 @@ def method_not_allowed(allowed: bytes) -> HTTPError:
 def unavailable(reason: str, message: str, detail: str = "", seconds: int = 30) -> HTTPError:
     """503, with the seconds after which to come again (RFC 9110, section 15.6.4)."""
     return HTTPError(503, reason, message, detail, {b"Retry-After": b"%d" % seconds})
+
+
+MALFORMED = HTTPError(400, "malformed", "the request is malformed")

@@ -9,21 +9,20 @@ ALLOWED_METHODS = b"OPTIONS, HEAD, GET, PUT"
 
 EVERYWHERE = {
     b"Access-Control-Allow-Origin": b"*",
-    b"Access-Control-Expose-Headers": b"Content-Range, ETag",
+    b"Access-Control-Expose-Headers": (
+        b"Content-Range, ETag, Location, Upload-Complete, Upload-Incomplete, Upload-Offset, Upload-Length, "
+        b"Upload-Limit, Upload-Draft-Interop-Version"
+    ),
     b"X-Content-Type-Options": b"nosniff",
     b"Content-Security-Policy": b"default-src 'none'; frame-ancestors 'none'; sandbox",
 }
 """On every answer, errors too: else a browser shows a refusal as a network failure."""
 
-PREFLIGHT = {
-    b"Access-Control-Allow-Methods": ALLOWED_METHODS,
-    b"Access-Control-Allow-Headers": (
-        b"Authorization, Content-Type, Range, If-Range, If-Match, If-None-Match, "
-        b"If-Modified-Since, If-Unmodified-Since"
-    ),
-    b"Access-Control-Max-Age": b"7200",
-}
-"""On the answer to OPTIONS only (Fetch, section 3.2)."""
+_ALLOWED_HEADERS = (
+    b"Authorization, Content-Type, Range, If-Range, If-Match, If-None-Match, If-Modified-Since, "
+    b"If-Unmodified-Since, Upload-Complete, Upload-Incomplete, Upload-Offset, Upload-Length, "
+    b"Upload-Draft-Interop-Version, Repr-Digest, Content-Digest"
+)
 
 CACHE = b"public, max-age=31536000, immutable"
 """A file under a random path never changes (RFC 8246)."""
@@ -71,6 +70,18 @@ _BY_EXTENSION = {
     "xz": b"application/x-xz", "zip": b"application/zip",
 }  # fmt: skip
 """Our own table, because the one of the ``mimetypes`` module changes with the machine."""
+
+
+def preflight(methods: bytes) -> dict[bytes, bytes]:
+    """What stands on the answer to OPTIONS only (Fetch, section 3.2).
+
+    :param methods: what the resource answers to.
+    """
+    return {
+        b"Access-Control-Allow-Methods": methods,
+        b"Access-Control-Allow-Headers": _ALLOWED_HEADERS,
+        b"Access-Control-Max-Age": b"7200",
+    }
 
 
 def served_type(verified: bytes | None, name: str) -> bytes:

@@ -6,10 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 import attrs
-from twisted.internet.interfaces import IAddress
-from twisted.web.http_headers import Headers
 
-from hmac_file_server.web.client import Network, client_address, speaks_for_others
+from hmac_file_server.web.client import Network, Peer, speaks_for_others
 from hmac_file_server.web.errors import HTTPError, unavailable
 
 
@@ -41,7 +39,7 @@ class Crowd:
         self._connections = 0
         self._by_address: Counter[str] = Counter()
 
-    def connected(self, peer: IAddress) -> str:
+    def connected(self, peer: Peer) -> str:
         """Count a connection.
 
         :returns: under what, for :meth:`gone`; empty for a proxy, whose clients are counted one by one.
@@ -49,9 +47,7 @@ class Crowd:
         """
         if self._connections >= self._limits.connections:
             raise unavailable("connections", "too many connections", seconds=5)
-        address = client_address(peer, Headers(), ())
-        if speaks_for_others(address, self._limits.proxies):
-            address = ""
+        address = "" if peer.trusted else peer.address
         self._enter(address)
         self._connections += 1
         return address
@@ -61,13 +57,13 @@ class Crowd:
         self._connections -= 1
         self.left(address)
 
-    def arrived(self, peer: IAddress, headers: Headers) -> str:
+    def arrived(self, address: str) -> str:
         """Count a request that came through a proxy.
 
+        :param address: the client that the proxy names, or its own.
         :returns: under what, for :meth:`left`; empty if the proxy does not name its clients.
         :raises HTTPError: if its client has too many already.
         """
-        address = client_address(peer, headers, self._limits.proxies)
         if speaks_for_others(address, self._limits.proxies):
             return ""
         self._enter(address)

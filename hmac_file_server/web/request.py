@@ -1,4 +1,4 @@
-"""Requests, decided when their headers are complete; the only module that touches private names of twisted.web.
+"""Requests, decided when their headers are complete; with ``channel`` what touches private names of twisted.web.
 
 ``gotLength`` runs at the end of the headers and before the automatic ``100 Continue``. A refusal is
 written there at once, and what the client goes on sending is swallowed, up to a bound, so that it
@@ -7,26 +7,28 @@ can read the answer; then the connection ends, so that no byte of it is ever tak
 
 from __future__ import annotations
 
+import re
 import select
+import time
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 from twisted.internet.interfaces import IDelayedCall, IPushProducer
-from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
-from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
-from twisted.web import http, server
-from twisted.web.http import parse_qs
+from twisted.web import server
+from twisted.web.http import NO_BODY_CODES, datetimeToString, parse_qs
 from zope.interface import implementer
 
 from hmac_file_server.uploads.upload import Upload
-from hmac_file_server.web.errors import HTTPError
+from hmac_file_server.web.client import client_address
+from hmac_file_server.web.errors import MALFORMED, HTTPError
 from hmac_file_server.web.headers import EVERYWHERE
 
 if TYPE_CHECKING:
+    from hmac_file_server.web.channel import Channel
     from hmac_file_server.web.site import Site
 
 _log = Logger()
@@ -41,9 +43,11 @@ DRAIN_IDLE = 5.0
 _READ_SIZE = 256 << 10
 _LARGE_BODY = 1 << 20
 _HANGUP_CHECK = 1.0
-_LONGEST_LENGTH = 18
-_TEXT = {b"Content-Type": b"text/plain; charset=utf-8"}
-_MALFORMED = HTTPError(400, "malformed", "the request is malformed")
+_ABSOLUTE = re.compile(rb"https?://[^/?#]*(.*)", re.IGNORECASE)
+_STATUS_LINES = {
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode("ascii")) for status in HTTPStatus
+}
+_STANDING = b"".join(b"%b: %b\r\n" % item for item in {**EVERYWHERE, b"Server": b"hmac-file-server"}.items())
 
 
 class Request(server.Request):
@@ -58,15 +62,21 @@ class Request(server.Request):
     site: Site
     channel: Channel
     transport: Any
+    prepath: list[bytes] | None = None
     body: Upload | None = None
     error: HTTPError | None = None
     body_received = 0
     started = 0.0
     _resource: Any = None
     _flow: _Flow | None = None
+    _client: str | None = None
     _counted_as = ""
     _drained = False
     _drain_timer: IDelayedCall | None = None
+
+    def __init__(self, channel: Channel, *args: Any, **named: Any) -> None:
+        super().__init__(channel, *args, **named)
+        self._peer = channel.peer
 
     # From the headers to a decision
 
@@ -83,48 +93,58 @@ class Request(server.Request):
             self.site.check_open()
             self._check()
             if not channel.counted_as:
-                self._counted_as = self.site.crowd.arrived(self.client, self.requestHeaders)
+                self._counted_as = self.site.crowd.arrived(self.client_address)
             self._resource = self.site.getResourceFor(self)
             self.body = self._resource.accept(self, length)
         except HTTPError as error:
-            self._refuse(error, length)
+            # Without the traceback, whose frames would keep the request until the collector finds it.
+            self._refuse(error.with_traceback(None), length)
         except Exception:
             self._refuse(self._bug(), length)
         if self.body is not None:
             self._receive(self.body, length)
 
     def _check(self) -> None:
-        if self.clientproto == b"HTTP/1.1" and len(self.requestHeaders.getRawHeaders(b"Host", ())) != 1:
-            raise _MALFORMED
+        hosts = len(self.requestHeaders.getRawHeaders(b"Host", ()))
+        if hosts > 1 or (not hosts and self.clientproto == b"HTTP/1.1"):
+            raise MALFORMED.having({})  # A new one: a shared one would keep every request that raised it.
         if not self.path.startswith(b"/") and self.path != b"*":
-            raise _MALFORMED
+            raise MALFORMED.having({})  # A new one: a shared one would keep every request that raised it.
 
     def _receive(self, body: Upload, length: int | None) -> None:
         channel = self.channel
         self._flow = _Flow(self)
         body.done.addErrback(self._upload_failed)
         body.registerProducer(self._flow, True)
-        if not length:
-            return
-        channel.setTimeout(self.site.limits.upload_timeout)
-        if length > _LARGE_BODY:
-            # The size of the reads decides how much CPU a large body costs.
-            self.transport.bufferSize = _READ_SIZE
-        if self.requestHeaders.hasHeader(b"Expect") and channel.expects_continue(self):
-            # Not by twisted.web, which would send it before the store has been asked.
-            self.requestHeaders.removeHeader(b"Expect")
-            body.begin().addCallback(self._send_continue)
+        expected = False
+        if length:
+            channel.setTimeout(self.site.limits.upload_timeout)
+            if length > _LARGE_BODY:
+                # The size of the reads decides how much CPU a large body costs.
+                self.transport.bufferSize = _READ_SIZE
+            expected = self.requestHeaders.hasHeader(b"Expect") and channel.expects_continue(self)
+            if expected:
+                # Not by twisted.web, which would send it before the store has been asked.
+                self.requestHeaders.removeHeader(b"Expect")
+                # Meanwhile it is us who the client waits for: its timeouts do not run.
+                self._flow.pauseProducing()
+        if expected or body.token:
+            body.begin().addCallback(self._begun, expected)
 
-    def _send_continue(self, _: None) -> None:
-        if not self._disconnected and self.error is None and not self.body_received:
+    def _begun(self, _: None, expected: bool) -> None:
+        if self._disconnected or self.error is not None:
+            return
+        self._resource.begun(self)
+        if expected and self._flow is not None and not self._flow.ended:
+            self._flow.resumeProducing()
             self.channel._send100Continue()
 
     def _refuse(self, error: HTTPError, length: int | None) -> None:
         self.error = error
-        if length == 0:
-            return  # Nothing follows: process() answers, and the connection can go on.
         # Without the header twisted.web sends no 100 Continue, and a client that waits for it sends no body.
         self.requestHeaders.removeHeader(b"Expect")
+        if length == 0:
+            return  # Nothing follows: process() answers, and the connection can go on.
         self._answer_early(error)
 
     def _answer_early(self, error: HTTPError) -> None:
@@ -134,7 +154,7 @@ class Request(server.Request):
         channel = self.channel
         channel.persistent = False
         self.setHeader(b"Connection", b"close")
-        self._start_answer(error.status, _TEXT | dict(error.headers), _text(error))
+        self._start_answer(error.status, error.all_headers(), error.body)
         channel.setTimeout(DRAIN_IDLE)
         self._drain_timer = self.site.reactor.callLater(DRAIN_SECONDS, channel.loseConnection)
 
@@ -165,10 +185,22 @@ class Request(server.Request):
         if self._flow is None or self._flow.ended:
             return failure
         self._flow.end()
-        self._answer_early(self._resource.explain(failure))
+        self._answer_early(self._resource.explain(self, failure))
         return None
 
     # The answer
+
+    @property
+    def client_address(self) -> str:
+        """Who asks, as far as that can be believed."""
+        if self._client is None:
+            peer, headers = self._peer, self.requestHeaders
+            forwarded = headers.hasHeader(b"X-Forwarded-For") or headers.hasHeader(b"Forwarded")
+            proxies = self.site.limits.proxies
+            self._client = (
+                client_address(self.client, headers, proxies) if peer.trusted and forwarded else peer.address
+            )
+        return self._client
 
     @property
     def gone(self) -> bool:
@@ -182,7 +214,7 @@ class Request(server.Request):
         try:
             self._resource.render(self)
         except HTTPError as error:
-            self.fail(error)
+            self.fail(error.with_traceback(None))
         except Exception:
             self.fail(self._bug())
 
@@ -192,22 +224,33 @@ class Request(server.Request):
             self._start_answer(status, headers, body)
             self.finish()
 
+    def inform(self, status: int, phrase: bytes, headers: Mapping[bytes, bytes]) -> None:
+        """Send an interim answer (RFC 9110, section 15.2), where the client can be told anything before the end."""
+        if not (self._disconnected or self.startedWriting) and self.clientproto == b"HTTP/1.1":
+            lines = [b"HTTP/1.1 %d %b" % (status, phrase), *(b"%b: %b" % item for item in headers.items())]
+            self.transport.write(b"\r\n".join([*lines, b"", b""]))
+
     def start(self, status: int, headers: Mapping[bytes, bytes], body: bytes = b"") -> None:
-        """Write the status line and the headers, which must give the length."""
-        self.setResponseCode(status, _phrase(status))
-        response = self.responseHeaders
-        for table in (EVERYWHERE, headers):
-            for name, value in table.items():
-                response.setRawHeaders(name, [value])
-        response.setRawHeaders(b"Date", [http.datetimeToString()])
-        response.setRawHeaders(b"Server", [b"hmac-file-server"])
-        http.Request.write(self, body)
+        """Write the status line and the headers, which must give the length, and the beginning of the body."""
+        self.code = status
+        self.startedWriting = 1
+        if self.site.draining:
+            self.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+        lines = [_STATUS_LINES[status], _STANDING, b"Date: ", date(), b"\r\n"]
+        for name, value in headers.items():
+            lines += (name, b": ", value, b"\r\n")
+        for name, values in self.responseHeaders.getAllRawHeaders():
+            lines += (name, b": ", values[0], b"\r\n")
+        lines.append(b"\r\n")
+        if body and self.method != b"HEAD" and status not in NO_BODY_CODES:
+            self.sentLength = len(body)
+            lines.append(body)
+        self.channel.write(b"".join(lines))
 
     def _start_answer(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
-        described = dict(headers)
-        if status not in http.NO_BODY_CODES:
-            described.setdefault(b"Content-Length", b"%d" % len(body))
-        self.start(status, described, body)
+        if status not in NO_BODY_CODES and b"Content-Length" not in headers:
+            headers = {**headers, b"Content-Length": b"%d" % len(body)}
+        self.start(status, headers, body)
 
     def fail(self, error: HTTPError) -> None:
         """Answer with an error; once an answer has begun, only cutting the connection tells the client."""
@@ -216,7 +259,7 @@ class Request(server.Request):
             if not self._disconnected:
                 self.transport.abortConnection()
         else:
-            self.answer(error.status, _TEXT | dict(error.headers), _text(error))
+            self.answer(error.status, error.all_headers(), error.body)
 
     def _bug(self) -> HTTPError:
         _log.failure("a bug in answering {method} {path}", method=self.method, path=self.path)
@@ -225,8 +268,8 @@ class Request(server.Request):
     def malformed(self) -> None:
         """Take note that the channel has answered 400 and closes."""
         if self.error is None:
-            self.error = _MALFORMED
-            self.code = _MALFORMED.status
+            self.error = MALFORMED
+            self.code = MALFORMED.status
 
     # The end
 
@@ -339,128 +382,26 @@ class _Flow:
             self._check_later()
 
 
-class Channel(http.HTTPChannel):
-    """A connection: stricter than twisted.web where a lax reading helps only request smuggling (RFC 9112)."""
-
-    site: Site
-    transport: Any
-    timed_out = False
-    counted_as: str | None = None
-    _held = False
-
-    def connectionMade(self) -> None:
-        http.HTTPChannel.connectionMade(self)
-        self.site.opened(self)
-        try:
-            self.counted_as = self.site.crowd.connected(self.transport.getPeer())
-        except HTTPError as error:
-            self._say_and_close(error)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        http.HTTPChannel.connectionLost(self, reason)
-        if self.counted_as is not None:
-            self.site.crowd.gone(self.counted_as)
-        self.site.closed(self)
-
-    def dataReceived(self, data: bytes) -> None:
-        # Headers must be complete within one timeout, however slowly they drip in.
-        if not (self.line_mode and (self.requests or self._buffer)):
-            self.resetTimeout()
-        LineReceiver.dataReceived(self, data)
-
-    @property
-    def idle(self) -> bool:
-        """Whether no request is being received or answered."""
-        return not self.requests
-
-    def expects_continue(self, request: Request) -> bool:
-        """Whether the client waits for ``100 Continue`` (RFC 9110, section 10.1.1)."""
-        values = request.requestHeaders.getRawHeaders(b"Expect", ())
-        return self._version == b"HTTP/1.1" and any(value.lower() == b"100-continue" for value in values)
-
-    def lineReceived(self, line: bytes) -> None:
-        if line[:1] in (b" ", b"\t") and self.requests:
-            self._respondToBadRequestAndDisconnect()  # obs-fold, section 5.2
-            return
-        http.HTTPChannel.lineReceived(self, line)
-
-    def headerReceived(self, line: bytes) -> bool:
-        name, _, value = line.partition(b":")
-        name, value = name.lower(), value.strip(b" \t")
-        if (name == b"content-length" and len(value) > _LONGEST_LENGTH) or (
-            name == b"transfer-encoding" and value.lower() != b"chunked"
-        ):
-            self._respondToBadRequestAndDisconnect()
-            return False
-        return bool(http.HTTPChannel.headerReceived(self, line))
-
-    def checkPersistence(self, request: Request, version: bytes) -> bool:
-        if self.site.draining:
-            request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
-            return False
-        return bool(http.HTTPChannel.checkPersistence(self, request, version))
-
-    def requestDone(self, request: Request) -> None:
-        if self.site.draining:
-            self.persistent = False
-        self._savedTimeOut = self.site.limits.idle_timeout
-        http.HTTPChannel.requestDone(self, request)
-
-    def setLineMode(self, extra: bytes = b"") -> None:
-        if self._waitingForTransport and extra:
-            # A pipelined request waits until the client has read: answers do not pile up in memory.
-            self._held = self._handlingRequest = True
-            self._dataBuffer = [extra]
-        else:
-            http.HTTPChannel.setLineMode(self, extra)
-
-    def resumeProducing(self) -> None:
-        http.HTTPChannel.resumeProducing(self)
-        if self._held:
-            self._held = self._handlingRequest = False
-            extra, self._dataBuffer = b"".join(self._dataBuffer), []
-            self._networkProducer.resumeProducing()
-            self.setLineMode(extra)
-
-    def timeoutConnection(self) -> None:
-        self.timed_out = True
-        self._abortingCall = self.callLater(self.abortTimeout, self.forceAbortClient)
-        self.loseConnection()
-
-    def forceAbortClient(self) -> None:
-        self._abortingCall = None
-        self.transport.abortConnection()
-
-    def _respondToBadRequestAndDisconnect(self) -> None:
-        request = self.requests[-1] if self.requests else None
-        if request is None or not request.startedWriting:
-            self._say_and_close(_MALFORMED)
-        else:
-            self.loseConnection()
-        if request is not None:
-            request.malformed()
-
-    def _say_and_close(self, error: HTTPError) -> None:
-        """Answer without a request."""
-        body = _text(error)
-        head = [b"HTTP/1.1 %d %b" % (error.status, _phrase(error.status))]
-        headers = {b"Connection": b"close", b"Content-Length": b"%d" % len(body), **_TEXT, **EVERYWHERE}
-        head += [b"%b: %b" % item for item in (headers | dict(error.headers)).items()]
-        self.transport.write(b"\r\n".join([*head, b"", body]))
-        self.loseConnection()
-
-
 def _origin_form(target: bytes) -> bytes:
     """The path and query of a request target; proxies may send it whole (RFC 9112, section 3.2.2)."""
-    scheme, separator, rest = target.partition(b"://")
-    if separator and scheme.lower() in (b"http", b"https"):
-        return b"/" + rest.partition(b"/")[2]
-    return target
+    found = _ABSOLUTE.match(target)
+    if found is None:
+        return target
+    return found[1] if found[1].startswith(b"/") else b"/" + found[1]
 
 
-def _phrase(status: int) -> bytes:
-    return HTTPStatus(status).phrase.encode("ascii")
+class _Date:
+    """The Date header's value, made once a second."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._value = b""
+
+    def __call__(self) -> bytes:
+        second = int(time.time())
+        if second != self._second:
+            self._second, self._value = second, datetimeToString(second)
+        return self._value
 
 
-def _text(error: HTTPError) -> bytes:
-    return error.message.encode("utf-8") + b"\n"
+date = _Date()

@@ -9,9 +9,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web import server
 from twisted.web.resource import IResource
 
+from hmac_file_server.web.channel import Channel
 from hmac_file_server.web.errors import unavailable
 from hmac_file_server.web.limits import Crowd, Limits
-from hmac_file_server.web.request import Channel, Request
+from hmac_file_server.web.request import Request
 
 Ended = Callable[[Request, bool, bool], None]
 """Told of each request when it is over: the request, whether it timed out, whether it was cut off."""

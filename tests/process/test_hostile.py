@@ -6,12 +6,13 @@ import contextlib
 import os
 import resource
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support import Daemon, Wire, eventually, put_target
+from tests.support import Daemon, Wire, eventually, missing, put_target
 
 MakeDaemon = Callable[..., Daemon]
 
@@ -209,3 +210,82 @@ def test_out_of_descriptors(make_daemon: MakeDaemon) -> None:
     after = sum(map(int, Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
     assert after - cpu < 200
     assert daemon.log.count("\n") - held < 1000
+
+
+def unread(daemon: Daemon) -> socket.socket:
+    """A client that reads nothing, with little room for what it is sent."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    client.connect(("127.0.0.1", daemon.port))
+    client.settimeout(2)
+    return client
+
+
+def send_until_it_blocks(client: socket.socket, data: bytes, most: int) -> int:
+    sent = 0
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        while sent < most:
+            sent += client.send(data)
+    return sent
+
+
+@pytest.mark.parametrize(
+    "first", [b"", b"GET /upload/big/a.bin HTTP/1.1\r\nHost: a\r\n\r\n"], ids=["answers", "after a download"]
+)
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 2000, b"x" * 65536], ids=["requests", "junk"])
+def test_a_client_that_only_sends(daemon: Daemon, first: bytes, data: bytes) -> None:
+    """A client that sends without end, and never reads, is not read for ever, and takes no memory."""
+    assert daemon.put("big/a.bin", b"x" * (8 << 20)).status == 201
+    before = resident(daemon)
+    with unread(daemon) as client:
+        client.sendall(first)
+        assert send_until_it_blocks(client, data, 256 << 20) < 64 << 20
+        assert resident(daemon) - before < 24 << 20
+        assert daemon.get("big/a.bin", Range="bytes=0-0").status == 206
+
+
+def test_one_small_file_after_the_other(daemon: Daemon) -> None:
+    """Answers to a client that asks on and on without reading do not pile up."""
+    assert daemon.put("small/a.bin", b"x" * 65536).status == 201
+    before = resident(daemon)
+    request = b"GET /upload/small/a.bin HTTP/1.1\r\nHost: a\r\n\r\n"
+    with unread(daemon) as client:
+        for _ in range(1200):
+            client.sendall(request)
+            daemon.get("small/a.bin", Range="bytes=0-0")  # So that each is read on its own.
+        assert resident(daemon) - before < 24 << 20
+
+
+def test_pipelined_behind_a_download(daemon: Daemon) -> None:
+    """However many answers wait when a download begins, what is asked for behind it is answered."""
+    assert daemon.put("f/f", b"f" * 64950).status == 201
+    assert daemon.put("f/big", b"b" * (1 << 20)).status == 201
+    request = "GET /upload/f/%s HTTP/1.1\r\nHost: a\r\n\r\n"
+    for number in range(1, 90, 4):
+        with daemon.wire() as wire:
+            wire.send(((request % "f") * number + request % "big" + (request % "f") * 2).encode())
+            sizes = [len(wire.answer().body) for _ in range(number + 3)]
+        assert sizes == [64950] * number + [1 << 20] + [64950] * 2
+
+
+def test_disk_keeps_a_waiting_client_waiting(make_daemon: MakeDaemon, tmp_path: Path) -> None:
+    """A client that waits for 100 Continue while the disk is tried again hears how that ended."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    if subprocess.call(["mount", "-t", "tmpfs", "-o", "size=8m,nr_inodes=30", "none", folder]):
+        missing("a file system can not be mounted")
+    try:
+        settings = {"StoreDir": str(folder), "UploadTimeout": 1, "RetryDelay": 1, "MaxRetries": 3, "MinFreeSpace": 0}
+        daemon = make_daemon(**settings).start()
+        with contextlib.suppress(OSError):
+            for number in range(60):
+                (folder / str(number)).touch()
+        with daemon.wire() as wire:
+            size = 2_000_000
+            head = f"PUT {put_target('a/x', size)} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n"
+            wire.send(f"{head}Expect: 100-continue\r\n\r\n".encode())
+            assert wire.answer().status == 507
+        daemon.stop()
+    finally:
+        subprocess.call(["umount", folder])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.process.test_resume import begin, exchange, head, told
 from tests.support import Daemon, missing, need, v2
 
 CUTS = int(os.environ.get("POWER_CUTS", "3"))
@@ -150,4 +152,96 @@ def test_the_proof_can_fail(make_daemon: Callable[..., Daemon], disk: Disk) -> N
     """Without Fsync the same power loss takes acknowledged files with it."""
     uploading = cut_while_uploading(make_daemon, disk, "cut", fsync=False)
     lost, _ = lost_and_torn(disk.folder / "store", uploading)
+    assert lost
+
+
+class Resuming:
+    """Clients that upload in parts, and what they were told: by path, the upload resource and the safe offset."""
+
+    def __init__(self, daemon: Daemon, clients: int) -> None:
+        self.safe: dict[str, tuple[str, int]] = {}
+        self._daemon = daemon
+        self._stop = False
+        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, client: int) -> None:
+        count = 0
+        chance = random.Random(client)
+        while not self._stop:
+            count += 1
+            path = f"part-{client}-{count}/file.bin"
+            body = self.body_of(path)
+            with contextlib.suppress(OSError, EOFError):
+                answer = begin(self._daemon, path, len(body))
+                while answer.status == 201 and not self._stop:
+                    location = answer.headers.get("location") or self.safe[path][0]
+                    offset = int(told(answer)["upload-offset"])
+                    self.safe[path] = location, offset
+                    if offset == len(body):
+                        break
+                    end = min(len(body), offset + chance.choice([1, 1000, 30_000]))
+                    request = head("PATCH", location, 6, end - offset, end == len(body), offset)
+                    answer = exchange(self._daemon, request, body[offset:end])
+
+    @staticmethod
+    def body_of(path: str) -> bytes:
+        return random.Random(path).randbytes(100_000)
+
+    def stop(self) -> None:
+        self._stop = True
+        for thread in self._threads:
+            thread.join()
+
+
+def cut_while_resuming(make_daemon: Callable[..., Daemon], disk: Disk, fsync: bool) -> tuple[int, set[str]]:
+    """One power cut; how many offsets were told, and the paths whose bytes are not there afterwards."""
+    disk.mount()
+    store = disk.folder / "store"
+    daemon = make_daemon(StoreDir=str(store), Fsync=fsync, MaxRetries=0, MinFreeSpace=0).start()
+    resuming = Resuming(daemon, 8)
+    # The moment is what is random here; nothing waits for it.
+    time.sleep(random.uniform(0.3, 1.0))
+    disk.cut_power()
+    resuming.stop()
+    assert daemon.process is not None
+    daemon.process.kill()
+    daemon.process.wait()
+    disk.unmount()
+    disk.mount()
+    lost = set()
+    daemon.start()
+    for path, (location, offset) in resuming.safe.items():
+        body = resuming.body_of(path)
+        if (store / path).exists():
+            whole = (store / path).read_bytes() == body
+        elif offset < len(body):
+            answer = exchange(daemon, head("HEAD", location))
+            data = store / ".hmac-file-server" / f"{location.rpartition('/')[2]}.data"
+            whole = answer.status == 204 and int(told(answer)["upload-offset"]) >= offset
+            whole = whole and data.read_bytes()[:offset] == body[:offset]
+        else:
+            whole = False
+        if not whole:
+            lost.add(path)
+    daemon.stop()
+    disk.unmount()
+    return len(resuming.safe), lost
+
+
+def test_no_offset_that_was_told_is_lost(make_daemon: Callable[..., Daemon], disk: Disk) -> None:
+    """After a power loss each upload can be gone on with from the offset that its client was last told, or later."""
+    tried = 0
+    for _ in range(CUTS):
+        count, lost = cut_while_resuming(make_daemon, disk, fsync=True)
+        assert lost == set()
+        tried += count
+    print(f"{CUTS} power cuts: {tried} uploads in parts, no offset lost")
+    assert tried > CUTS
+
+
+def test_the_proof_of_offsets_can_fail(make_daemon: Callable[..., Daemon], disk: Disk) -> None:
+    """Without Fsync the same power loss takes bytes that were told to be there with it."""
+    _, lost = cut_while_resuming(make_daemon, disk, fsync=False)
     assert lost

@@ -1,0 +1,373 @@
+"""Sessions of resumable uploads, kept as files beside their partial data in the store's reserved folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import math
+import os
+import re
+import secrets
+import stat
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+
+from hmac_file_server.slots.path import BadPath, SlotPath, slot_path
+from hmac_file_server.stores.draft import Place
+from hmac_file_server.stores.folders import Folders
+
+DATA, RECORD, WANTED, _NEW = b".data", b".session", b".wanted", b".new"
+KEPT = (DATA, RECORD, WANTED, _NEW)
+"""What the names of these files end with."""
+
+_TOKEN = re.compile(r"[0-9a-f]{32}\Z")
+_TAG = 8
+_LARGEST_RECORD = 256 << 10
+_ORPHANED = 3600.0
+_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class NoSession(Exception):
+    """There is no such session, or it has ended."""
+
+
+class Held(Exception):
+    """Somebody else is using the session.
+
+    :ivar token: names it.
+    """
+
+    def __init__(self, token: str) -> None:
+        super().__init__("the upload is in use")
+        self.token = token
+
+
+@attrs.frozen
+class Session:
+    """The record of one upload that can be resumed.
+
+    :param token: names its upload resource; whoever knows it may go on with the upload.
+    :param path: the slot's.
+    :param length: of the whole file in bytes, as it was signed.
+    :param media_type: the type that was verified, None where the signature covers none.
+    :param version: of the draft that it was begun with.
+    :param digest: the SHA-256 that the whole file must have, None if the client named none.
+    :param client: the address that began it.
+    :param begun: when, in seconds since 1970.
+    :param touched: when bytes were last known to be safe.
+    :param safe: bytes that are on the disk.
+    :param complete: whether the file has its public name.
+    """
+
+    token: str
+    path: SlotPath
+    length: int
+    media_type: bytes | None
+    version: int
+    digest: bytes | None
+    client: str
+    begun: float
+    touched: float
+    safe: int = 0
+    complete: bool = False
+
+
+def new_token(path: SlotPath) -> str:
+    """A token that nobody can guess. Those of one slot begin alike, so that they can be found."""
+    return hashlib.sha256(path.signed).hexdigest()[:_TAG] + secrets.token_hex(16 - _TAG // 2)
+
+
+def is_token(text: str) -> bool:
+    """Whether a text can be a token."""
+    return _TOKEN.match(text) is not None
+
+
+def same_slot(token: str, other: str) -> bool:
+    """Whether two tokens can be of one slot; those of a few others begin like them too."""
+    return token[:_TAG] == other[:_TAG]
+
+
+@attrs.frozen
+class SessionFiles:
+    """The sessions of all daemons that share a store. All methods block and belong in a worker thread.
+
+    :param place: where they lie.
+    :param timeout: seconds after which a session ends.
+    """
+
+    place: Place
+    timeout: float
+    now: Callable[[], float] = time.time
+
+    def write(self, session: Session, flush: bool = True) -> None:
+        """Write a record in one step; with ``flush`` it, and the name of its data, survive a power loss."""
+        nursery = self.place.nursery
+        new, name = _name(session.token, _NEW), _name(session.token, RECORD)
+        flush = flush and self.place.fsync
+        record = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _FLAGS, 0o600, dir_fd=nursery)
+        try:
+            content = encode(session)
+            if os.write(record, content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if flush:
+                os.fsync(record)
+        except OSError:
+            self._unlink(session.token, _NEW)
+            raise
+        finally:
+            os.close(record)
+        os.rename(new, name, src_dir_fd=nursery, dst_dir_fd=nursery)
+        if flush:
+            os.fsync(nursery)
+
+    def read(self, token: str) -> Session:
+        """Read a record.
+
+        :raises NoSession: if there is none.
+        """
+        if not is_token(token):
+            raise NoSession
+        try:
+            record = os.open(_name(token, RECORD), os.O_RDONLY | _FLAGS, dir_fd=self.place.nursery)
+        except FileNotFoundError:
+            raise NoSession from None
+        try:
+            session = decode(token, os.read(record, _LARGEST_RECORD))
+        finally:
+            os.close(record)
+        if session is None or session.begun + self.timeout < self.now():
+            raise NoSession
+        return session
+
+    def hold(self, token: str) -> tuple[Session, int]:
+        """Take a session for oneself.
+
+        :returns: it, with the descriptor of its data, whose closing lets go of it; -1 if it is complete.
+            What it says is safe, also if the daemon that wrote it was killed before it knew that.
+        :raises NoSession: if there is none.
+        :raises Held: if somebody else has it.
+        """
+        session = self.read(token)
+        if session.complete:
+            return session, -1
+        data = self._lock(token)
+        try:
+            self._unlink(token, WANTED)
+            session = self.read(token)  # Again: whoever had the lock before may have gone on with it.
+            there = os.fstat(data)
+            if not session.complete and (there.st_nlink > 1 or there.st_size < session.safe):
+                # It has its public name already, and its record could not follow; or its bytes are lost.
+                session = self._settle(session, data)
+            if session.complete:
+                os.close(data)
+                return session, -1
+            if not there.st_nlink:
+                raise NoSession
+            if self.place.fsync:
+                os.fsync(self.place.nursery)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.close(data)
+            raise
+        return session, data
+
+    def _settle(self, session: Session, data: int) -> Session:
+        if self._is_published(session, data):
+            return self.finish(session)
+        self.remove(session.token)
+        raise NoSession
+
+    def _is_published(self, session: Session, data: int) -> bool:
+        """Whether the data has the slot's name; then both are safe, which whoever named it may not have seen to."""
+        try:
+            folders = Folders(self.place.root, session.path.segments[:-1])
+            try:
+                public = os.stat(session.path.segments[-1], dir_fd=folders.innermost, follow_symlinks=False)
+                there = os.fstat(data)
+                if not os.path.samestat(public, there) or there.st_size != session.length:
+                    return False
+                if self.place.flusher is not None:
+                    self.place.flusher.flush([data, *folders.inside_out])
+                return True
+            finally:
+                folders.close()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def _lock(self, token: str) -> int:
+        try:
+            data = os.open(_name(token, DATA), os.O_RDWR | _FLAGS, dir_fd=self.place.nursery)
+        except FileNotFoundError:
+            raise NoSession from None
+        try:
+            fcntl.flock(data, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(data)
+            raise Held(token) from None
+        except OSError:
+            pass  # A file system without locks has one daemon only, which knows what it is doing.
+        return data
+
+    def let_go(self, data: int) -> None:
+        """Undo :meth:`hold`."""
+        if data >= 0:
+            os.close(data)
+
+    def make(self, session: Session) -> int:
+        """Make an empty data file.
+
+        :returns: its descriptor, held as by :meth:`hold`.
+        """
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS
+        os.close(os.open(_name(session.token, DATA), flags, 0o644, dir_fd=self.place.nursery))
+        return self._lock(session.token)
+
+    def finish(self, session: Session) -> Session:
+        """The file has its public name: only the record stays, for a client that missed the answer."""
+        session = attrs.evolve(session, complete=True, safe=session.length, touched=self.now())
+        # No flush: without the record the data's second name tells the same.
+        self.write(session, flush=False)
+        for suffix in (DATA, WANTED):
+            self._unlink(session.token, suffix)
+        return session
+
+    def displace(self, session: Session) -> None:
+        """A slot's upload begins anew: end the slot's other sessions, so that never more is kept than was signed.
+
+        :raises Held: if one of them is in use.
+        """
+        for token in self._tokens():
+            if token != session.token and same_slot(token, session.token):
+                with contextlib.suppress(NoSession):
+                    self._displace(token, session.path)
+
+    def _displace(self, token: str, path: SlotPath) -> None:
+        session = self.read(token)
+        if session.path == path and not session.complete:
+            data = self._lock(token)
+            try:
+                if os.fstat(data).st_nlink == 1:
+                    self.remove(token)
+            finally:
+                os.close(data)
+
+    def remove(self, token: str) -> None:
+        """Forget a session and its data."""
+        for suffix in (DATA, RECORD, WANTED, _NEW):
+            self._unlink(token, suffix)
+
+    def want(self, token: str) -> None:
+        """Ask whoever holds a session to let go of it."""
+        flags = os.O_WRONLY | os.O_CREAT | _FLAGS
+        os.close(os.open(_name(token, WANTED), flags, 0o600, dir_fd=self.place.nursery))
+
+    def wanted(self, token: str) -> bool:
+        """Whether somebody else waits for a session that is held here."""
+        return os.access(_name(token, WANTED), os.F_OK, dir_fd=self.place.nursery)
+
+    def sweep(self) -> list[Session]:
+        """Remove what has ended.
+
+        :returns: the sessions that go on.
+        """
+        kept = []
+        for token in self._tokens():
+            with contextlib.suppress(OSError, NoSession, Held):
+                session = self._still(token)
+                if session is not None:
+                    kept.append(session)
+        return kept
+
+    def count(self) -> int:
+        """How many sessions run, or wait to be resumed."""
+        # A set: of a folder that changes meanwhile a name can be listed twice.
+        return len({name for name in os.listdir(self.place.nursery) if os.fsencode(name).endswith(DATA)})
+
+    def _still(self, token: str) -> Session | None:
+        try:
+            session = self.read(token)
+        except NoSession:
+            # The record is written just after the data file is made: give it the time.
+            if not self._ended(token):
+                return None
+            session = None
+        if session is not None and session.complete:
+            return session
+        if session is not None and self._exists(token, DATA):
+            with contextlib.suppress(Held):
+                # It may be complete, with a record that could not follow: the disk was full.
+                session, data = self.hold(token)
+                self.let_go(data)
+            return session
+        try:
+            data = self._lock(token)
+        except NoSession:
+            data = -1
+        self.remove(token)
+        if data >= 0:
+            os.close(data)
+        return None
+
+    def _ended(self, token: str) -> bool:
+        """Whether a session without a valid record is not just being made."""
+        nursery = self.place.nursery
+        times = [0.0]
+        for suffix in KEPT:
+            with contextlib.suppress(FileNotFoundError):
+                times.append(os.stat(_name(token, suffix), dir_fd=nursery, follow_symlinks=False).st_mtime)
+        return self._exists(token, RECORD) or max(times) + min(_ORPHANED, self.timeout) < self.now()
+
+    def _exists(self, token: str, suffix: bytes) -> bool:
+        try:
+            there = os.stat(_name(token, suffix), dir_fd=self.place.nursery, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return stat.S_ISREG(there.st_mode)
+
+    def _tokens(self) -> Iterator[str]:
+        names = {os.fsencode(name).rpartition(b".") for name in os.listdir(self.place.nursery)}
+        stems = {stem.decode("latin-1") for stem, dot, suffix in names if dot + suffix in KEPT}
+        return (stem for stem in sorted(stems) if is_token(stem))
+
+    def _unlink(self, token: str, suffix: bytes) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(_name(token, suffix), dir_fd=self.place.nursery)
+
+
+def _name(token: str, suffix: bytes) -> bytes:
+    return token.encode("ascii") + suffix
+
+
+def encode(session: Session) -> bytes:
+    """A record as JSON."""
+    fields: dict[str, Any] = attrs.asdict(session, recurse=False, filter=lambda field, _: field.name != "token")
+    fields["path"] = session.path.signed.decode("utf-8")
+    fields["media_type"] = None if session.media_type is None else session.media_type.decode("latin-1")
+    fields["digest"] = None if session.digest is None else session.digest.hex()
+    return json.dumps(fields).encode("ascii")
+
+
+def decode(token: str, data: bytes) -> Session | None:
+    """A record from JSON; None if it is none."""
+    try:
+        fields = json.loads(data)
+        fields["path"] = slot_path(fields["path"].encode("utf-8").split(b"/"))
+        for name, parse in (("media_type", lambda text: text.encode("latin-1")), ("digest", bytes.fromhex)):
+            fields[name] = None if fields[name] is None else parse(fields[name])
+        session = Session(token=token, **fields)
+        return session if _is_sound(session) else None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, BadPath):
+        return None
+
+
+def _is_sound(session: Session) -> bool:
+    whole = all(type(number) is int for number in (session.length, session.safe, session.version))
+    times = all(type(when) in (int, float) and math.isfinite(when) for when in (session.begun, session.touched))
+    others = type(session.complete) is bool and isinstance(session.client, str)
+    return whole and times and others and 0 <= session.safe <= session.length

@@ -1,0 +1,281 @@
+"""Connections: HTTP/1.1 as twisted.web reads it, more strictly, and faster where a request is an ordinary one."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.interfaces import IAddress, IDelayedCall
+from twisted.internet.protocol import connectionDone
+from twisted.internet.tcp import Connection
+from twisted.protocols.basic import LineReceiver
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel, _IdentityTransferDecoder
+from twisted.web.http_headers import _nameEncoder
+
+from hmac_file_server.web.client import Peer
+from hmac_file_server.web.errors import MALFORMED, HTTPError
+from hmac_file_server.web.headers import EVERYWHERE
+
+if TYPE_CHECKING:
+    from hmac_file_server.web.request import Request
+    from hmac_file_server.web.site import Site
+
+_LONGEST_LENGTH = 18
+_LONGEST_HEAD = 8192
+
+_HEAD = re.compile(
+    rb"(GET|HEAD|PUT|PATCH|DELETE|OPTIONS) ([!-~]+) (HTTP/1\.1)\r\n"
+    rb"((?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r\n)+)\r\n"
+)
+"""Requests as nearly all are; whatever looks different goes twisted.web's way, and is answered the same there."""
+
+_SPECIAL = frozenset({b"Transfer-Encoding", b"Expect", b"Connection"})
+
+
+class Channel(HTTPChannel):
+    """A connection: stricter than twisted.web where a lax reading helps only request smuggling (RFC 9112)."""
+
+    site: Site
+    transport: Any
+    peer: Peer
+    timed_out = False
+    counted_as: str | None = None
+    _address: IAddress
+    _host: IAddress | None = None
+    _deadline: float | None = None
+    _timer: IDelayedCall | None = None
+
+    def connectionMade(self) -> None:
+        self._address = self.transport.getPeer()
+        self.peer = Peer.of(self._address, self.site.limits.proxies)
+        HTTPChannel.connectionMade(self)
+        self.site.opened(self)
+        try:
+            self.counted_as = self.site.crowd.connected(self.peer)
+        except HTTPError as error:
+            self._say_and_close(error)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        try:
+            HTTPChannel.connectionLost(self, reason)
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            if self.counted_as is not None:
+                self.site.crowd.gone(self.counted_as)
+            self.site.closed(self)
+
+    def getPeer(self) -> IAddress:
+        return self._address
+
+    def getHost(self) -> IAddress:
+        # Asked of the system once a connection, not for every request.
+        if self._host is None:
+            self._host = self.transport.getHost()
+        return self._host
+
+    # Timeouts: one timer a connection, which is moved only when it fires
+
+    def setTimeout(self, period: float | None) -> float | None:
+        previous, self.timeOut = self.timeOut, period  # type: ignore[assignment]  # fractions are welcome
+        self.resetTimeout()
+        return previous
+
+    def resetTimeout(self) -> None:
+        period = self.timeOut
+        if period is None:
+            self._deadline = None
+            return
+        clock = self.site.reactor
+        self._deadline = clock.seconds() + period
+        if self._timer is None:
+            self._timer = clock.callLater(period, self._look_at_deadline)
+        elif self._timer.getTime() > self._deadline:
+            self._timer.reset(period)
+
+    def _look_at_deadline(self) -> None:
+        self._timer = None
+        if self._deadline is None:
+            return
+        clock = self.site.reactor
+        left = self._deadline - clock.seconds()
+        if left > 0:
+            self._timer = clock.callLater(left, self._look_at_deadline)
+        else:
+            self._deadline = self.timeOut = None
+            self.timeoutConnection()
+
+    # Requests
+
+    def dataReceived(self, data: bytes) -> None:
+        while data:
+            end = data.find(b"\r\n\r\n", 0, _LONGEST_HEAD) if self._between_requests else -1
+            if end < 0 or not self._take_head(data[: end + 4]):
+                # Headers must be complete within one timeout, however slowly they drip in.
+                if not (self.line_mode and (self.requests or self._buffer)):
+                    self.resetTimeout()
+                LineReceiver.dataReceived(self, data)
+                return
+            data = data[end + 4 :]
+
+    @property
+    def _between_requests(self) -> bool:
+        busy = self.requests or self._buffer or self._busyReceiving or self.paused
+        return bool(self.line_mode and self.persistent and not busy and not self._disconnecting)
+
+    @property
+    def _disconnecting(self) -> bool:
+        return bool(self.transport.disconnecting)
+
+    def _take_head(self, head: bytes) -> bool:
+        """Take a whole head at once, if it is an ordinary one; what comes of it is as if each line were received."""
+        found = _HEAD.fullmatch(head)
+        if found is None:
+            return False
+        headers: dict[bytes, list[bytes]] = {}
+        lines = found[4].split(b"\r\n")[:-1]
+        for line in lines:
+            name, _, value = line.partition(b":")
+            name = _nameEncoder.encode(name)
+            if name in headers:
+                headers[name].append(value.strip(b" \t"))
+            else:
+                headers[name] = [value.strip(b" \t")]
+        if not _SPECIAL.isdisjoint(headers) or len(lines) > self.maxHeaders:
+            return False
+        lengths = headers.get(b"Content-Length")
+        if lengths is not None and not (
+            len(lengths) == 1 and lengths[0].isdigit() and len(lengths[0]) <= _LONGEST_LENGTH
+        ):
+            return False
+        self._begin(found[1], found[2], found[3], headers, None if lengths is None else int(lengths[0]))
+        return True
+
+    def _begin(
+        self, method: bytes, target: bytes, version: bytes, headers: dict[bytes, list[bytes]], length: int | None
+    ) -> None:
+        request: Any = self.requestFactory(self, 0)
+        request.requestHeaders._rawHeaders = headers
+        self.requests.append(request)
+        self._command, self._path, self._version = method, target, version
+        self.resetTimeout()
+        if self.site.draining:
+            self.persistent = self.checkPersistence(request, version)
+        self.length = length or 0
+        if length is not None:
+            self._transferDecoder = _IdentityTransferDecoder(
+                length, request.handleContentChunk, self._finishRequestBody
+            )
+        request.gotLength(self.length)
+        if self.length:
+            self.setRawMode()
+        else:
+            self.allContentReceived()
+
+    def write(self, data: bytes) -> None:
+        transport = self.transport
+        if isinstance(transport, Connection) and not (
+            transport.TLS or transport.dataBuffer or transport._tempDataBuffer or transport.disconnecting
+        ):
+            # At once, which spares the reactor a round; what the socket does not take waits for it as usual.
+            sent = transport.writeSomeData(data)
+            if isinstance(sent, int):
+                data = data[sent:]
+                if not data:
+                    return
+        HTTPChannel.write(self, data)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being received or answered."""
+        return not self.requests
+
+    def expects_continue(self, request: Request) -> bool:
+        """Whether the client waits for ``100 Continue`` (RFC 9110, section 10.1.1)."""
+        values = request.requestHeaders.getRawHeaders(b"Expect", ())
+        return self._version == b"HTTP/1.1" and any(value.lower() == b"100-continue" for value in values)
+
+    def lineReceived(self, line: bytes) -> None:
+        if line[:1] in (b" ", b"\t") and self.requests:
+            self._respondToBadRequestAndDisconnect()  # obs-fold, section 5.2
+            return
+        HTTPChannel.lineReceived(self, line)
+
+    def headerReceived(self, line: bytes) -> bool:
+        name, _, value = line.partition(b":")
+        name, value = name.lower(), value.strip(b" \t")
+        if (name == b"content-length" and len(value) > _LONGEST_LENGTH) or (
+            name == b"transfer-encoding" and value.lower() != b"chunked"
+        ):
+            self._respondToBadRequestAndDisconnect()
+            return False
+        return bool(HTTPChannel.headerReceived(self, line))
+
+    def checkPersistence(self, request: Request, version: bytes) -> bool:
+        values = request.requestHeaders.getRawHeaders(b"Connection", ())
+        tokens = {token.strip(b" \t").lower() for value in values for token in value.split(b",")}
+        if version == b"HTTP/1.1" and b"close" not in tokens and not self.site.draining:
+            return True
+        request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+        return False
+
+    def requestDone(self, request: Request) -> None:
+        if self.site.draining:
+            self.persistent = False
+        self._savedTimeOut = self.site.limits.idle_timeout
+        HTTPChannel.requestDone(self, request)
+
+    def setLineMode(self, extra: bytes = b"") -> None:
+        if self._waitingForTransport:
+            # A pipelined request waits until the client has read: answers do not pile up in memory.
+            self.paused = True
+            self._networkProducer.pauseProducing()
+        HTTPChannel.setLineMode(self, extra)
+
+    def rawDataReceived(self, data: bytes) -> None:
+        HTTPChannel.rawDataReceived(self, data)
+        # twisted.web would go on reading what follows a request while the client does not read the answer.
+        if self._handlingRequest and sum(map(len, self._dataBuffer)) > self._optimisticEagerReadSize:
+            self._networkProducer.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        HTTPChannel.resumeProducing(self)
+        if self.paused:
+            self.paused = False
+            LineReceiver.dataReceived(self, b"")
+
+    # The end
+
+    def timeoutConnection(self) -> None:
+        if self._abortingCall is not None:
+            return
+        self.timed_out = True
+        self._abortingCall = self.callLater(self.abortTimeout, self.forceAbortClient)
+        self.loseConnection()
+
+    def forceAbortClient(self) -> None:
+        self._abortingCall = None
+        self.transport.abortConnection()
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self._respondToBadRequestAndDisconnect()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        request = self.requests[-1] if self.requests else None
+        if request is None or not request.startedWriting:
+            self._say_and_close(MALFORMED)
+        else:
+            self.loseConnection()
+        if request is not None:
+            request.malformed()
+
+    def _say_and_close(self, error: HTTPError) -> None:
+        """Answer without a request."""
+        body = error.body
+        head = [b"HTTP/1.1 %d %b" % (error.status, error.phrase)]
+        headers = {b"Connection": b"close", b"Content-Length": b"%d" % len(body), **EVERYWHERE, **error.all_headers()}
+        head += [b"%b: %b" % item for item in headers.items()]
+        self.transport.write(b"\r\n".join([*head, b"", body]))
+        self.loseConnection()

@@ -1,0 +1,110 @@
+"""Places in the Resource tree, which decide about a request when its headers are complete."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from hmac_file_server.stores.draft import SlotTaken
+from hmac_file_server.stores.kept import Cancelled
+from hmac_file_server.stores.room import Away, NoRoom
+from hmac_file_server.uploads.keeper import Superseded
+from hmac_file_server.uploads.retry import NO_ROOM
+from hmac_file_server.uploads.upload import Upload
+from hmac_file_server.web.errors import HTTPError, method_not_allowed, unavailable
+from hmac_file_server.web.headers import ALLOWED_METHODS, preflight
+from hmac_file_server.web.request import Request
+
+_log = Logger()
+
+
+class Node(Resource):
+    """A place in the tree; without children or methods of its own there is nothing here.
+
+    :cvar methods: what it answers to.
+    """
+
+    methods = ALLOWED_METHODS
+
+    def getChild(self, path: bytes, request: Request) -> Node:
+        return Node()
+
+    def accept(self, request: Request, length: int | None) -> Upload | None:
+        """Decide at the end of the headers.
+
+        :param length: of the body in bytes; None if it is chunked.
+        :returns: what consumes the body; None if there is none.
+        :raises HTTPError: to refuse the request before its body.
+        """
+        if request.method not in self.methods.split(b", "):
+            raise method_not_allowed(self.methods)
+        if request.method in (b"PUT", b"PATCH"):
+            return self.accept_body(request, length)
+        if length != 0:
+            raise HTTPError(400, "body", "a body makes no sense here")
+        return None
+
+    def accept_body(self, request: Request, length: int | None) -> Upload:
+        """As :meth:`accept`, for a method that brings one."""
+        raise nothing_here()
+
+    def begun(self, request: Request) -> None:
+        """The store is ready for the body."""
+
+    def explain(self, request: Request, failure: Failure) -> HTTPError:
+        """What to answer when the body's consumer failed."""
+        raise NotImplementedError
+
+    def render_OPTIONS(self, request: Request) -> int:
+        """Answer a browser's preflight."""
+        request.answer(204, preflight(self.methods))
+        return NOT_DONE_YET
+
+    def render_GET(self, request: Request) -> int:
+        """There is no listing."""
+        raise nothing_here()
+
+    render_HEAD = render_GET
+
+
+def nothing_here() -> HTTPError:
+    """404: there is no such file, or nobody is told of it."""
+    return HTTPError(404, "not_found", "there is nothing here")
+
+
+def bug(failure: Failure, where: str) -> HTTPError:
+    """Log what nobody expected; 500."""
+    _log.failure("a bug in {where}", failure, where=where)
+    return HTTPError(500, "bug", "the server failed; its log says how")
+
+
+@contextlib.contextmanager
+def storing() -> Iterator[None]:
+    """Turn the reasons why an upload can not begin into answers."""
+    try:
+        yield
+    except NoRoom as error:
+        raise HTTPError(507, "no_room", "there is no room for the file", str(error)) from None
+    except Away as error:
+        raise unavailable("storage", "the file could not be stored, try again later", str(error)) from None
+
+
+def not_stored(failure: Failure) -> HTTPError:
+    """What to answer when a file could not be stored."""
+    error = failure.value
+    if isinstance(error, SlotTaken):
+        return HTTPError(409, "conflict", "the slot has been used for another file")
+    if isinstance(error, Superseded):
+        return HTTPError(409, "superseded", str(error))
+    if isinstance(error, Cancelled):
+        return HTTPError(409, "cancelled", str(error))
+    if isinstance(error, OSError):
+        if error.errno in NO_ROOM:
+            return HTTPError(507, "no_room", "there is no room for the file", f"store: {error.strerror}")
+        return unavailable("storage", "the file could not be stored, try again later", f"store: {error.strerror}")
+    return bug(failure, "storing an upload")

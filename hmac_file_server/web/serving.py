@@ -1,0 +1,164 @@
+"""GET and HEAD: what of a file is sent, with which headers."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+from hmac_file_server.slots.path import SlotPath
+from hmac_file_server.stores.local import LocalStore, NoSuchFile, StoredFile
+from hmac_file_server.uploads.retry import InThread
+from hmac_file_server.web import conditional, download
+from hmac_file_server.web.errors import HTTPError, unavailable
+from hmac_file_server.web.headers import CACHE, file_headers, served_type
+from hmac_file_server.web.node import bug, nothing_here
+from hmac_file_server.web.request import Request
+
+_SMALL = 64 << 10
+_HOT_SECONDS = 1.0
+_HOT_BYTES = 16 << 20
+
+
+@attrs.frozen(eq=False)
+class Served:
+    """A file, and what its answers say of it.
+
+    :param validators: ETag and Last-Modified.
+    :param headers: those of an answer with the whole file.
+    :param until: when it is looked at anew, in the clock's seconds.
+    """
+
+    file: StoredFile
+    media_type: bytes
+    validators: dict[bytes, bytes]
+    headers: dict[bytes, bytes]
+    until: float
+
+    @classmethod
+    def of(cls, file: StoredFile, name: str, until: float) -> Served:
+        """:param name: the file's own."""
+        media_type = served_type(file.media_type, name)
+        validators = {b"ETag": conditional.etag(file), b"Last-Modified": conditional.last_modified(file)}
+        headers = {**validators, **file_headers(media_type, name), b"Content-Length": b"%d" % file.size}
+        return cls(file, media_type, validators, headers, until)
+
+
+class Serving:
+    """Answers requests for files. Small files are kept in memory for a moment: a chat asks for each many times.
+
+    :param in_thread: runs blocking reads.
+    """
+
+    def __init__(self, store: LocalStore, in_thread: InThread, clock: IReactorTime) -> None:
+        self._store = store
+        self._in_thread = in_thread
+        self._clock = clock
+        self._hot: dict[SlotPath, Served] = {}
+        self._hot_bytes = 0
+
+    def serve(self, request: Request, path: SlotPath) -> None:
+        """Open the file in a thread, and answer as HTTP asks."""
+        hot = self._hot.get(path)
+        if hot is not None and hot.until > self._clock.seconds():
+            self._answer(request, hot)
+            return
+        opened = self._in_thread(lambda: self._store.open(path, _SMALL))
+        opened.addCallbacks(
+            lambda file: self._opened(request, path, file), lambda failure: request.fail(_no_file(failure))
+        ).addErrback(lambda failure: request.fail(bug(failure, "answering a GET")))
+
+    def _opened(self, request: Request, path: SlotPath, file: StoredFile) -> None:
+        try:
+            served = Served.of(file, path.name, self._clock.seconds() + _HOT_SECONDS)
+            pieces = self._answer(request, served)
+        except BaseException:
+            file.close()
+            raise
+        if pieces and not request.gone:
+            download.send(request, file, pieces, self._in_thread)
+            return
+        file.close()
+        if file.content is not None:
+            self._keep(path, served)
+
+    def _keep(self, path: SlotPath, served: Served) -> None:
+        self._hot_bytes += served.file.size
+        if self._hot_bytes > _HOT_BYTES:
+            self._hot.clear()
+            self._hot_bytes = served.file.size
+        self._hot[path] = served
+
+    def _answer(self, request: Request, served: Served) -> list[download.Piece]:
+        """Answer, or write the headers and say what is to follow."""
+        file = served.file
+        status = conditional.precondition_status(request.requestHeaders, file)
+        if status == 304:
+            request.answer(304, {**served.validators, b"Cache-Control": CACHE})
+            return []
+        if status == 412:
+            message = "the file is not the one that was meant"
+            request.fail(HTTPError(412, "precondition", message, headers=served.validators))
+            return []
+        if request.method == b"HEAD":
+            request.answer(200, served.headers)
+            return []
+        try:
+            ranges = conditional.requested_ranges(request.requestHeaders, file)
+        except conditional.Unsatisfiable:
+            span = {b"Content-Range": b"bytes */%d" % file.size}
+            request.fail(HTTPError(416, "range", "the file has no such range", headers=span))
+            return []
+        status, headers, pieces = _whole(served) if ranges is None else _parts(ranges, served)
+        if file.content is not None:
+            request.answer(status, headers, b"".join(_from_memory(file.content, pieces)))
+            return []
+        if not request.gone:
+            request.start(status, headers)
+        return pieces
+
+
+def _no_file(failure: Failure) -> HTTPError:
+    if failure.check(NoSuchFile):
+        return nothing_here()
+    if failure.check(OSError):
+        return unavailable("storage", "the file can not be read now", f"store: {failure.value}")
+    return bug(failure, "opening a file")
+
+
+def _from_memory(content: bytes, pieces: list[download.Piece]) -> list[bytes]:
+    return [piece if isinstance(piece, bytes) else content[piece[0] : sum(piece)] for piece in pieces]
+
+
+_Answer = tuple[int, dict[bytes, bytes], list[Any]]
+
+
+def _whole(served: Served) -> _Answer:
+    return 200, served.headers, [(0, served.file.size)]
+
+
+def _parts(ranges: list[conditional.Range], served: Served) -> _Answer:
+    """An answer with one range or several (RFC 9110, section 15.3.7)."""
+    size, headers = served.file.size, dict(served.headers)
+    if len(ranges) == 1:
+        offset, length = ranges[0]
+        headers[b"Content-Range"] = _content_range(offset, length, size)
+        headers[b"Content-Length"] = b"%d" % length
+        return 206, headers, [(offset, length)]
+    boundary = secrets.token_hex(16).encode("ascii")
+    pieces: list[Any] = []
+    for offset, length in ranges:
+        span = _content_range(offset, length, size)
+        part = b"\r\n--%b\r\nContent-Type: %b\r\nContent-Range: %b\r\n\r\n" % (boundary, served.media_type, span)
+        pieces += (part, (offset, length))
+    pieces.append(b"\r\n--%b--\r\n" % boundary)
+    headers[b"Content-Type"] = b"multipart/byteranges; boundary=" + boundary
+    headers[b"Content-Length"] = b"%d" % sum(len(p) if isinstance(p, bytes) else p[1] for p in pieces)
+    return 206, headers, pieces
+
+
+def _content_range(offset: int, length: int, size: int) -> bytes:
+    return b"bytes %d-%d/%d" % (offset, offset + length - 1, size)

@@ -1,0 +1,266 @@
+"""Workers: several processes that share one address, started, watched and stopped by one parent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from typing import Any, TextIO
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError, ReactorNotRunning
+from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
+from twisted.internet.protocol import Factory, ProcessProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from hmac_file_server.config import Config, ConfigError
+from hmac_file_server.listener import cannot_listen
+from hmac_file_server.metrics import MetricsRoot, Ready, describe_process
+from hmac_file_server.notify import Notifier
+from hmac_file_server.service import ignore_signals, open_store, say_hello, serve_metrics
+from hmac_file_server.threads import Threads
+
+_log = Logger()
+
+SOCKET = "HMAC_FILE_SERVER_WORKER"
+"""In a worker's environment: the descriptor of the socket that it accepts from."""
+
+_DESCRIPTOR = 3
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0
+_LIVED_LONG = 60.0
+_PATIENCE = 10.0
+_BACKLOG = 1024
+
+
+class WorkersService(MultiService):
+    """Starts the workers, and serves the figures of all of them.
+
+    :param path: of the configuration file, which each worker reads.
+    :param out: where all log.
+    :raises ConfigError: if StoreDir can not be a store, or the address not be shared.
+    """
+
+    def __init__(self, config: Config, path: str, reactor: Any, out: TextIO) -> None:
+        super().__init__()
+        if config.listen.endpoint.startswith("ssl:"):
+            reason = "several workers need a plain socket; let a proxy speak TLS, or set Workers = 1"
+            raise ConfigError(config.problem("ListenPort", config.listen.given, reason))
+        self._config, self._path, self._reactor, self._out = config, path, reactor, out
+        self._store = open_store(config)
+        self._figures = tempfile.mkdtemp(prefix="hmac-file-server-")
+        self._workers: list[Worker] = []
+        self._shared: Any = None
+        self._draining = False
+        self._looker = Threads(reactor, 1, "looker")
+        self._looker.setServiceParent(self)
+        registry = CollectorRegistry()
+        describe_process(registry)
+        MultiProcessCollector(registry, self._figures)
+        ready = Ready(lambda: self._draining, lambda: self._looker.run(self._store.check_writable))
+        serve_metrics(self, config, MetricsRoot(registry, ready), reactor)
+
+    def startService(self) -> None:
+        """Listen, and start the workers."""
+        for descriptor in self._listen():
+            worker = Worker(self, len(self._workers) + 1, descriptor)
+            self._workers.append(worker)
+            worker.setServiceParent(self)
+        Notifier(self._reactor, os.environ, self._status).setServiceParent(self)
+        super().startService()
+        say_hello(self._config)
+
+    def _listen(self) -> list[int]:
+        """A listening socket for each worker, between which the kernel shares out the clients.
+
+        The parent keeps them, so that clients of a worker that died wait for the next one.
+        """
+        config = self._config
+        listen = config.listen
+        try:
+            if listen.bind is not None:
+                return [_reuse_port(*listen.bind) for _ in range(config.workers)]
+            opened: list[Any] = []
+            serverFromString(self._reactor, listen.description).listen(_Nothing()).addBoth(opened.append)
+            if isinstance(opened[0], Failure):
+                opened[0].raiseException()
+        except (CannotListenError, OSError, ValueError) as error:
+            raise cannot_listen(config, "ListenPort", listen, error) from None
+        self._shared = opened[0]
+        self._shared.stopReading()
+        return [self._shared.fileno()] * config.workers
+
+    def _status(self) -> str:
+        return f"{sum(worker.runs for worker in self._workers)} of {len(self._workers)} workers run"
+
+    def stopService(self) -> Deferred[None]:
+        """Let all workers finish what runs within ShutdownTimeout."""
+        self._draining = True
+        ignore_signals()
+        ended = DeferredList([worker.stopService() for worker in self._workers])
+        return ended.addCallback(lambda _: self._close())
+
+    def _close(self) -> Deferred[None]:
+        for worker in self._workers:
+            worker.disownServiceParent()
+        shutil.rmtree(self._figures, ignore_errors=True)
+        self._store.close()
+        closed: Deferred[None] = MultiService.stopService(self)
+        if self._shared is not None:
+            return closed.addCallback(lambda _: self._shared.stopListening())
+        return closed
+
+    # For the workers
+
+    def spawn(self, worker: Worker, descriptor: int) -> Any:
+        """Start a worker's process."""
+        out = getattr(self._out, "fileno", lambda: 1)()
+        command = [sys.executable, "-m", "twisted", "hmac-file-server", "--config", self._path]
+        unset = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
+        environment = {name: value for name, value in os.environ.items() if name not in unset}
+        environment |= {SOCKET: str(_DESCRIPTOR), "PROMETHEUS_MULTIPROC_DIR": self._figures}
+        descriptors = {0: "w", 1: out, 2: out, _DESCRIPTOR: descriptor}
+        return self._reactor.spawnProcess(worker, sys.executable, command, environment, childFDs=descriptors)
+
+    def later(self, seconds: float, call: Any) -> IDelayedCall:
+        """Call something later."""
+        later: IDelayedCall = self._reactor.callLater(seconds, call)
+        return later
+
+    def now(self) -> float:
+        """Seconds."""
+        return float(self._reactor.seconds())
+
+    @property
+    def patience(self) -> float:
+        """Seconds that a worker has for stopping."""
+        return self._config.shutdown_timeout + _PATIENCE
+
+    def ended(self, pid: int) -> None:
+        """Forget the gauges of a process that is gone; its counters go on to count."""
+        mark_process_dead(pid, self._figures)
+
+
+class Worker(Service, ProcessProtocol):
+    """One worker: started again when it ends, after a pause that grows while it ends soon.
+
+    :param number: to tell it from the others.
+    :param descriptor: of the socket that it accepts from.
+    """
+
+    transport: Any
+    _pid = 0
+
+    def __init__(self, service: WorkersService, number: int, descriptor: int) -> None:
+        self._service = service
+        self._number = number
+        self._descriptor = descriptor
+        self._pause = _FIRST_PAUSE
+        self._begun = 0.0
+        self._timer: IDelayedCall | None = None
+        self._stopped: Deferred[None] | None = None
+        self.runs = False
+
+    def startService(self) -> None:
+        super().startService()
+        self._start()
+
+    def _start(self) -> None:
+        self._timer = None
+        self._begun = self._service.now()
+        self.runs = True
+        self._service.spawn(self, self._descriptor)
+
+    def processEnded(self, reason: Failure) -> None:
+        self.runs = False
+        self._service.ended(self._pid)
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        if self._stopped is not None:
+            self._stopped.callback(None)
+            return
+        if self._service.now() - self._begun > _LIVED_LONG:
+            self._pause = _FIRST_PAUSE
+        _log.error(
+            "worker {number} has ended ({reason}) and is started again in {pause:g} s",
+            number=self._number,
+            reason=reason.getErrorMessage(),
+            pause=self._pause,
+        )
+        self._timer = self._service.later(self._pause, self._start)
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+    def connectionMade(self) -> None:
+        self._pid = self.transport.pid
+
+    def stopService(self) -> Deferred[None]:
+        """Fires when the process is gone."""
+        super().stopService()
+        stopped: Deferred[None] = Deferred()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self.runs:
+            stopped.callback(None)
+            return stopped
+        self._stopped = stopped
+        # The end of its standard input is what a worker stops for, whether we ask for it or are gone.
+        self.transport.closeStdin()
+        self._timer = self._service.later(self._service.patience, self.kill)
+        return stopped
+
+    def kill(self) -> None:
+        """End the process now."""
+        if self.runs:
+            self.transport.signalProcess("KILL")
+
+
+class _Nothing(Factory):
+    noisy = False
+
+
+@implementer(IReadDescriptor)
+class Parent:
+    """Stops this worker when its parent asks for it, or is gone."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        # What a terminal or a service manager sends to all processes is for the parent to decide about.
+        reactor.callWhenRunning(ignore_signals)
+        reactor.addReader(self)
+
+    def fileno(self) -> int:
+        return 0
+
+    def logPrefix(self) -> str:
+        return "parent"
+
+    def doRead(self) -> None:
+        os.read(0, 1024)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The pipe from the parent is closed."""
+        with contextlib.suppress(ReactorNotRunning):
+            self._reactor.stop()
+
+
+def _reuse_port(host: str, port: int) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if host == "::":
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listening.setblocking(False)
+        listening.bind((host, port))
+        listening.listen(_BACKLOG)
+        return listening.detach()

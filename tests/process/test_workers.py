@@ -1,0 +1,193 @@
+"""Several workers on one address: served by all, counted together, watched, and stopped as one."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support import Answer, Daemon, Wire, eventually, free_port, need, put_target
+
+MakeDaemon = Callable[..., Daemon]
+
+UPLOADS = "hmac_file_server_uploads_total"
+
+
+def workers(daemon: Daemon) -> list[int]:
+    """The pids of the workers."""
+    return [int(pid) for pid in Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()]
+
+
+def started(daemon: Daemon, count: int) -> Daemon:
+    """Wait until so many workers accept clients."""
+    eventually(lambda: daemon.log.count("Starting reactor") >= count + 1, what="all workers run")
+    return daemon
+
+
+@pytest.fixture
+def daemon(make_daemon: MakeDaemon) -> Daemon:
+    return started(make_daemon(Workers=2).start(), 2)
+
+
+def test_all_work_and_are_counted_together(daemon: Daemon) -> None:
+    """Clients are shared out between the workers; what each counts adds up in one /metrics."""
+    for number in range(40):
+        assert daemon.put(f"slot{number}/a.bin", b"hello").status == 201
+    for number in range(40):
+        assert daemon.get(f"slot{number}/a.bin").body == b"hello"
+    eventually(lambda: daemon.metric(UPLOADS) == 40)
+    eventually(lambda: daemon.metric("hmac_file_server_downloads_total") == 40)
+    busy = [Path(f"/proc/{pid}/io").read_text() for pid in workers(daemon)]
+    assert all(int(text.partition("syscw: ")[2].split()[0]) > 20 for text in busy)
+    eventually(lambda: daemon.metric("hmac_file_server_store_free_bytes") > 0)
+    eventually(lambda: daemon.metric("hmac_file_server_ready") == 1)
+
+
+def test_one_slot_from_all_sides(daemon: Daemon) -> None:
+    """Many clients that put the same slot at once store one file; with other bytes all but the first are refused."""
+    bodies = [bytes([number % 2]) * 200_000 for number in range(24)]
+    answers: list[tuple[bytes, Answer]] = []
+
+    def put(body: bytes) -> None:
+        answers.append((body, daemon.put("slot/a.bin", body)))
+
+    threads = [threading.Thread(target=put, args=(body,)) for body in bodies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    stored = (daemon.store / "slot/a.bin").read_bytes()
+    assert {answer.status for body, answer in answers if body == stored} == {201}
+    assert {answer.status for body, answer in answers if body != stored} == {409}
+    assert daemon.files() == {"slot/a.bin"}
+
+
+def test_a_worker_that_dies(daemon: Daemon) -> None:
+    """A worker that dies is started again, and what it counted is not forgotten; the others serve meanwhile."""
+    for number in range(10):
+        assert daemon.put(f"slot{number}/a.bin", b"hello").status == 201
+    eventually(lambda: daemon.metric(UPLOADS) == 10)
+    first = workers(daemon)[0]
+    os.kill(first, signal.SIGKILL)
+    for number in range(10):
+        assert daemon.get(f"slot{number}/a.bin").body == b"hello"
+    eventually(lambda: len(workers(daemon)) == 2 and first not in workers(daemon), what="another one runs")
+    assert re.search(r"worker \d has ended", daemon.log)
+    assert daemon.metric(UPLOADS) == 10
+
+
+def test_stop_lets_uploads_finish(daemon: Daemon) -> None:
+    """On SIGTERM uploads that run on any worker finish, and then nothing is left of the daemon."""
+    pids = workers(daemon)
+    wires = [daemon.wire() for _ in range(8)]
+    for number, wire in enumerate(wires):
+        head = f"PUT {put_target(f'slot{number}/a.bin', 10)} HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n"
+        wire.send(head.encode() + b"hello")
+    eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == 8)
+    os.kill(daemon.pid, signal.SIGTERM)
+    eventually(lambda: "shutting down" in daemon.log)
+    for wire in wires:
+        wire.send(b"world")
+    assert [wire.answer().status for wire in wires] == [201] * 8
+    assert daemon.stop(signal.SIGCONT) in (0, -signal.SIGTERM)
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert len(daemon.files()) == 8
+    assert "Traceback" not in daemon.log
+
+
+def test_parent_is_killed(daemon: Daemon) -> None:
+    """Workers without a parent end."""
+    pids = workers(daemon)
+    daemon.stop(signal.SIGKILL)
+    eventually(lambda: not [pid for pid in pids if Path(f"/proc/{pid}").exists()])
+
+
+def test_terminal_interrupt(daemon: Daemon) -> None:
+    """Ctrl-C, which reaches all processes, ends the daemon in order and without a traceback."""
+    for pid in [*workers(daemon), daemon.pid]:
+        os.kill(pid, signal.SIGINT)
+    assert daemon.stop(signal.SIGCONT) in (0, -signal.SIGINT)
+    assert "Traceback" not in daemon.log
+
+
+def test_unix_socket(make_daemon: MakeDaemon, tmp_path: Path) -> None:
+    """Workers share a Unix socket, which keeps its mode while they come and go, and goes with the daemon."""
+    path = tmp_path / "http.sock"
+    settings = {"ListenPort": f"unix:{path}:mode=640", "Secret": "other", "Workers": 2}
+    daemon = started(make_daemon(**settings).start(), 2)
+    for _ in range(8):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            client.sendall(b"GET /upload/none HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert b" 404 " in client.recv(1000)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    daemon.stop()
+    assert not path.exists()
+
+
+def test_socket_activation(make_daemon: MakeDaemon) -> None:
+    """Workers share a socket that systemd listens on."""
+    need("systemd-socket-activate")
+    port = free_port()
+    daemon = make_daemon(
+        prefix=["systemd-socket-activate", "-l", f"127.0.0.1:{port}", "--fdname=http"],
+        ListenPort="systemd:domain=INET:name=http",
+        Secret="other",
+        Workers=2,
+        MetricsEnabled=False,
+    ).launch()
+    eventually(lambda: "Listening on" in daemon.log)
+    for _ in range(8):
+        with Wire(port) as wire:
+            assert wire.send(b"GET /upload/none HTTP/1.1\r\nHost: a\r\n\r\n").answer().status == 404
+    assert len(workers(daemon)) == 2
+    daemon.stop()
+    assert "Traceback" not in daemon.log
+
+
+def test_one_for_each_processor(make_daemon: MakeDaemon) -> None:
+    """Workers = 0 starts as many as there are processors for them."""
+    daemon = make_daemon(Workers=0).start()
+    count = len(os.sched_getaffinity(0))
+    eventually(lambda: len(workers(daemon)) == (count if count > 1 else 0))
+
+
+def test_tls_is_a_proxys_business(tmp_path: Path) -> None:
+    """Several workers on a TLS endpoint are refused in one line."""
+    config = tmp_path / "config.toml"
+    config.write_text('Secret = "other"\nStoreDir = "store"\nListenPort = "ssl:8443:privateKey=k.pem"\nWorkers = 2\n')
+    twist = Path(sys.executable).with_name("twist")
+    command = [str(twist), "hmac-file-server", "--config", str(config)]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode != 0
+    assert ended.stderr.count("\n") == 1
+    assert "Workers = 1" in ended.stderr
+
+
+def test_resumed_on_another_worker(daemon: Daemon) -> None:
+    """An upload goes on wherever its next request arrives."""
+    body = os.urandom(40_000)
+    options = {"Upload_Draft_Interop_Version": "8", "Content_Length": "0", "Upload_Length": str(len(body))}
+    created = daemon.request("PUT", put_target("slot/a.bin", len(body)), Upload_Complete="?0", **options)
+    where, step = created.headers["location"], 2000
+    for offset in range(0, len(body), step):
+        assert daemon.request("HEAD", where).headers["upload-offset"] == str(offset)
+        answer = daemon.request(
+            "PATCH",
+            where,
+            body[offset : offset + step],
+            Content_Type="application/partial-upload",
+            Upload_Offset=str(offset),
+            Upload_Complete="?1" if offset + step == len(body) else "?0",
+        )
+        assert answer.status in (201, 204)
+    assert daemon.get("slot/a.bin").body == body

@@ -1,0 +1,102 @@
+"""A server of another project, run as a process of the test's own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.support import DEADLINE, eventually
+
+PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+
+
+class Program:
+    """A running program.
+
+    :param folder: for its log.
+    :param env: added to the environment.
+    """
+
+    def __init__(self, folder: Path, command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> None:
+        self._log_path = folder / f"{Path(command[0]).name}.output"
+        with self._log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                list(map(str, command)),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                cwd=folder,
+                env={**os.environ, "PATH": PATH, **(env or {})},
+            )
+
+    @property
+    def log(self) -> str:
+        return self._log_path.read_text(errors="replace")
+
+    def listens(self, port: int, deadline: float = DEADLINE) -> Program:
+        """Wait until it listens.
+
+        :param deadline: in seconds.
+        """
+        try:
+            eventually(lambda: self._is_up(port), deadline, what=f"{self._log_path} at {port}")
+        except BaseException:
+            self.end()
+            raise
+        return self
+
+    def _is_up(self, port: int) -> bool:
+        status = self.process.poll()
+        assert status is None, f"ended with {status}:\n{self.log}"
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def end(self) -> None:
+        """Stop it; does nothing when it has ended."""
+        self.process.terminate()
+        try:
+            self.process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def run(*command: str | Path, cwd: Path | None = None, stdin: str = "") -> str:
+    """What a command printed; its failure is the test's."""
+    done = subprocess.run(
+        list(map(str, command)),
+        input=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=DEADLINE,
+        cwd=cwd,
+        env={**os.environ, "PATH": PATH},
+        check=False,
+    )
+    assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}"
+    return done.stdout
+
+
+def example(path: str, *changes: tuple[str, str]) -> str:
+    """One of the files in contrib, with what differs on every machine replaced."""
+    text = (Path(__file__).parents[2] / "contrib" / path).read_text()
+    for old, new in changes:
+        assert old in text, f"{path} has no {old!r}"
+        text = text.replace(old, new)
+    return text
+
+
+def certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """A certificate that signs itself, and its key."""
+    path, key = folder / "cert.pem", folder / "key.pem"
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    subject = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
+    run("openssl", "req", "-x509", *kind, *subject, "-keyout", key, "-out", path)
+    return path, key

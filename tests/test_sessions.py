@@ -1,0 +1,875 @@
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hmac_file_server.slots.path import BadPath, SlotPath, slot_path
+from hmac_file_server.stores import kept
+from hmac_file_server.stores.draft import MIME_TYPE, NotDurable, SlotTaken
+from hmac_file_server.stores.kept import (
+    AlreadyComplete,
+    Cancelled,
+    KeptDraft,
+    Part,
+    WrongDigest,
+    WrongFile,
+    WrongLength,
+    WrongOffset,
+)
+from hmac_file_server.stores.local import LocalStore
+from hmac_file_server.stores.sessions import (
+    Held,
+    NoSession,
+    Session,
+    SessionFiles,
+    decode,
+    encode,
+    is_token,
+    new_token,
+)
+
+PATH = slot_path([b"slot", b"photo.jpg"])
+BODY = b"0123456789"
+TIMEOUT = 3600.0
+
+
+class Clock:
+    now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[LocalStore]:
+    made = LocalStore(str(tmp_path / "store"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def files(store: LocalStore, clock: Clock) -> SessionFiles:
+    return SessionFiles(store.place, TIMEOUT, clock)
+
+
+def new(path: SlotPath = PATH, length: int = len(BODY), **others: Any) -> Session:
+    given_: dict[str, Any] = {
+        "token": new_token(path),
+        "path": path,
+        "length": length,
+        "media_type": b"image/jpeg",
+        "version": 6,
+        "digest": None,
+        "client": "192.0.2.7",
+        "begun": Clock.now,
+        "touched": Clock.now,
+    }
+    return Session(**(given_ | others))
+
+
+def nursery(tmp_path: Path) -> Path:
+    return tmp_path / "store/.hmac-file-server"
+
+
+def left(tmp_path: Path) -> set[str]:
+    """What the reserved folder holds, by the ends of the names."""
+    return {path.suffix for path in nursery(tmp_path).iterdir()}
+
+
+def public(tmp_path: Path) -> Path:
+    return tmp_path / "store/slot/photo.jpg"
+
+
+def part(size: int, offset: int = 0, last: bool = False, **others: Any) -> Part:
+    return Part(size, last, offset, **others)
+
+
+def store_part(files: SessionFiles, session: Session | str, body: bytes, offset: int = 0, last: bool = False) -> str:
+    """One request that comes to its end; the session's token."""
+    draft = KeptDraft(files, session, part(len(body), offset, last))
+    try:
+        draft.write([body])
+        draft.publish()
+    finally:
+        draft.close()
+    return draft.token
+
+
+def status(files: SessionFiles, token: str) -> Session:
+    """What a client that asks is told."""
+    session, data = files.hold(token)
+    files.let_go(data)
+    return session
+
+
+def sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+# Records
+
+segments = st.lists(st.text(min_size=1, max_size=8).map(lambda text: text.encode("utf-8", "ignore")), min_size=1)
+
+
+def possible(parts: list[bytes]) -> SlotPath | None:
+    try:
+        return slot_path(parts)
+    except BadPath:
+        return None
+
+
+sessions = st.builds(
+    Session,
+    token=st.just("ab" * 16),
+    path=segments.map(possible).filter(lambda path: path is not None),
+    length=st.integers(100, 10**15),
+    media_type=st.none() | st.binary(max_size=30),
+    version=st.integers(3, 9),
+    digest=st.none() | st.binary(min_size=32, max_size=32),
+    client=st.text(max_size=20),
+    begun=st.floats(0, 2**33),
+    touched=st.floats(0, 2**33),
+    safe=st.integers(0, 100),
+    complete=st.booleans(),
+)
+
+
+@given(sessions)
+def test_records_come_back(session: Session) -> None:
+    """What is written of a session is what is read of it."""
+    assert decode(session.token, encode(session)) == session
+
+
+@given(st.binary(max_size=200))
+def test_what_is_no_record(data: bytes) -> None:
+    """Any bytes that are no record are none, and no error."""
+    assert decode("ab" * 16, data) is None
+
+
+@given(sessions, st.data())
+def test_a_damaged_record(session: Session, data: st.DataObject) -> None:
+    """A record whose fields were damaged is none, or is one whose values can be worked with."""
+    fields = json.loads(encode(session))
+    name = data.draw(st.sampled_from(sorted(fields)))
+    junk = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.lists(st.none())
+    if data.draw(st.booleans()):
+        del fields[name]
+    else:
+        fields[name] = data.draw(junk)
+    read = decode(session.token, json.dumps(fields).encode())
+    if read is not None:
+        assert 0 <= read.safe <= read.length
+        assert read.begun + 1 < float("inf")
+        assert read.path.segments
+
+
+def test_a_record_that_is_nested_endlessly() -> None:
+    """A record that no parser could follow is none."""
+    assert decode("ab" * 16, b"[" * 60_000) is None
+
+
+def test_tokens() -> None:
+    """Tokens of a slot begin alike and are never the same; those of others look alike too."""
+    tokens = {new_token(PATH) for _ in range(100)}
+    assert len(tokens) == 100
+    assert len({token[:8] for token in tokens}) == 1
+    assert len({token[8:] for token in tokens}) == 100
+    assert all(map(is_token, tokens))
+    for bad in ("", "x", "0" * 31, "0" * 33, "A" * 32, "0" * 32 + "\n", "../" + "0" * 29, "é" * 32):
+        assert not is_token(bad)
+
+
+def test_sessions_that_are_not_there(files: SessionFiles) -> None:
+    """An unknown token, and a name that can not be one, have no session."""
+    for token in (new_token(PATH), "", "..", "../../etc/passwd", "\0", "é" * 32):
+        with pytest.raises(NoSession):
+            files.read(token)
+        with pytest.raises(NoSession):
+            files.hold(token)
+
+
+def test_a_session_ends(files: SessionFiles, clock: Clock) -> None:
+    """A session lasts for its timeout from its beginning, however lately it was used."""
+    session = new(touched=clock.now + TIMEOUT)
+    os.close(files.make(session))
+    files.write(session)
+    clock.now += TIMEOUT
+    assert files.read(session.token) == session
+    clock.now += 1
+    with pytest.raises(NoSession):
+        files.read(session.token)
+
+
+def test_a_record_of_a_long_path_and_type(files: SessionFiles) -> None:
+    """The longest path and type that a request can carry fit a record."""
+    session = new(slot_path([b"\xf0\x9f\x98\x80" * 60] * 60), media_type=b"\xff" * 16000)
+    files.write(session)
+    assert files.read(session.token) == session
+
+
+def test_a_full_disk_keeps_the_old_record(files: SessionFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that could be written in part only does not take the place of the one before."""
+    session = new()
+    files.write(session)
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: real(file, data[:20]))
+    with pytest.raises(OSError, match="No space"):
+        files.write(attrs.evolve(session, safe=5))
+    monkeypatch.undo()
+    assert files.read(session.token).safe == 0
+
+
+# Who has a session
+
+
+def test_only_one_holds_a_session(files: SessionFiles, tmp_path: Path) -> None:
+    """Whoever comes second is told, until the first one lets go."""
+    token = store_part(files, new(), BODY[:4])
+    with (nursery(tmp_path) / f"{token}.data").open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(Held) as held:
+            files.hold(token)
+        assert held.value.token == token
+        with pytest.raises(Held):
+            KeptDraft(files, token, part(6, 4, last=True)).begin()
+    session, data = files.hold(token)
+    assert session.safe == 4
+    with pytest.raises(Held):
+        files.hold(token)
+    files.let_go(data)
+
+
+def test_asking_for_a_session(files: SessionFiles) -> None:
+    """A wish for a session is seen by who has it, and is over when it is taken."""
+    token = store_part(files, new(), BODY[:4])
+    assert not files.wanted(token)
+    files.want(token)
+    assert files.wanted(token)
+    files.let_go(files.hold(token)[1])
+    assert not files.wanted(token)
+
+
+def test_a_wish_goes_with_the_upload(files: SessionFiles, tmp_path: Path) -> None:
+    """Of a complete upload only the record stays, even if somebody else has wanted it."""
+    session = new()
+    draft = KeptDraft(files, session, part(10, last=True))
+    draft.begin()
+    files.want(session.token)
+    draft.write([BODY])
+    draft.publish()
+    draft.close()
+    assert left(tmp_path) == {".session"}
+
+
+def test_what_is_told_is_safe(files: SessionFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever takes a session flushes its record's name, which a killed daemon may not have come to."""
+    token = store_part(files, new(), BODY[:4])
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    files.let_go(files.hold(token)[1])
+    assert flushed == [files.place.nursery]
+
+
+def test_a_session_that_was_removed_meanwhile(
+    files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session whose data goes while it is being taken is none."""
+    token = store_part(files, new(), BODY[:4])
+    real = files._lock
+
+    def lock(self: SessionFiles, which: str) -> int:
+        (nursery(tmp_path) / f"{which}.data").unlink()
+        return data
+
+    data = real(token)
+    monkeypatch.setattr(SessionFiles, "_lock", lock)
+    with pytest.raises(NoSession):
+        files.hold(token)
+
+
+# From the first byte to the public name
+
+
+def test_an_upload_in_three_requests(files: SessionFiles, tmp_path: Path) -> None:
+    """Parts become one file under its own name, with its type, and a small record stays."""
+    session = new()
+    token = store_part(files, session, BODY[:3])
+    assert files.read(token) == attrs.evolve(session, safe=3)
+    assert not public(tmp_path).exists()
+    store_part(files, token, BODY[3:7], 3)
+    store_part(files, token, BODY[7:], 7, last=True)
+    assert public(tmp_path).read_bytes() == BODY
+    assert public(tmp_path).stat().st_nlink == 1
+    assert os.getxattr(public(tmp_path), MIME_TYPE) == b"image/jpeg"
+    assert left(tmp_path) == {".session"}
+    assert files.hold(token) == (attrs.evolve(session, safe=10, complete=True), -1)
+    with pytest.raises(AlreadyComplete):
+        KeptDraft(files, token, part(0, 10, last=True)).begin()
+
+
+def test_an_empty_file(files: SessionFiles, tmp_path: Path) -> None:
+    """A file without bytes can be uploaded in an empty part and an empty end."""
+    token = store_part(files, new(length=0), b"")
+    store_part(files, token, b"", last=True)
+    assert public(tmp_path).read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        (part(6, 3), WrongOffset),
+        (part(6, 5), WrongOffset),
+        (part(0, 0, last=True), WrongOffset),
+        (part(7, 4), WrongLength),
+        (part(5, 4, last=True), WrongLength),
+        (part(0, 4, last=True), WrongLength),
+        (part(6, 4, last=True, length=11), WrongLength),
+        (part(1, 4, length=9), WrongLength),
+    ],
+)
+def test_parts_that_do_not_fit(files: SessionFiles, tmp_path: Path, wrong: Part, error: type[Exception]) -> None:
+    """A part at another place, or one that would make the file another length, changes nothing."""
+    token = store_part(files, new(), BODY[:4])
+    draft = KeptDraft(files, token, wrong)
+    with pytest.raises(error) as raised:
+        draft.begin()
+    draft.give_up([b"evil"], raised.value)
+    assert files.read(token).safe == 4
+    assert (nursery(tmp_path) / f"{token}.data").read_bytes() == BODY[:4]
+    store_part(files, token, BODY[4:], 4, last=True)
+    assert public(tmp_path).read_bytes() == BODY
+
+
+@pytest.mark.parametrize("wrong", [part(11), part(9, last=True), part(10, last=True, length=9), part(0, 1)])
+def test_a_beginning_that_does_not_fit(files: SessionFiles, tmp_path: Path, wrong: Part) -> None:
+    """A first part that contradicts what was signed leaves nothing."""
+    draft = KeptDraft(files, new(), wrong)
+    with pytest.raises((WrongLength, WrongOffset)):
+        draft.begin()
+    draft.close()
+    assert left(tmp_path) == set()
+
+
+def test_what_was_not_safe_is_forgotten(files: SessionFiles, tmp_path: Path) -> None:
+    """After a crash the file goes on where it was last known to be safe, whatever else had been written."""
+    token = store_part(files, new(), BODY[:4])
+    data = nursery(tmp_path) / f"{token}.data"
+    data.write_bytes(BODY[:4] + b"??")
+    assert status(files, token).safe == 4
+    draft = KeptDraft(files, token, part(6, 4, last=True))
+    draft.begin()
+    assert data.read_bytes() == BODY[:4]
+    draft.close()
+    store_part(files, token, BODY[4:], 4, last=True)
+    assert public(tmp_path).read_bytes() == BODY
+
+
+def test_lost_bytes(files: SessionFiles, tmp_path: Path) -> None:
+    """A session whose file is shorter than what was told to be safe is over."""
+    token = store_part(files, new(), BODY[:4])
+    os.truncate(nursery(tmp_path) / f"{token}.data", 3)
+    with pytest.raises(NoSession):
+        KeptDraft(files, token, part(6, 4, last=True)).begin()
+    assert left(tmp_path) == set()
+    assert not public(tmp_path).exists()
+
+
+def test_lost_data(files: SessionFiles, tmp_path: Path) -> None:
+    """A record without its data is no session, and is swept away."""
+    token = store_part(files, new(), BODY[:4])
+    (nursery(tmp_path) / f"{token}.data").unlink()
+    with pytest.raises(NoSession):
+        files.hold(token)
+    assert files.sweep() == []
+    assert left(tmp_path) == set()
+
+
+@pytest.mark.parametrize("safe", [4, 10])
+def test_killed_between_the_name_and_the_record(
+    files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, safe: int
+) -> None:
+    """An upload that has its public name already is complete, is made safe, and is never touched again."""
+    token = store_part(files, new(), BODY[:safe])
+    data = nursery(tmp_path) / f"{token}.data"
+    data.write_bytes(BODY)
+    public(tmp_path).parent.mkdir()
+    os.link(data, public(tmp_path))
+    flushed: list[int] = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (flushed.append(os.fstat(file).st_ino), real(file)))
+    with pytest.raises(AlreadyComplete) as raised:
+        KeptDraft(files, token, part(10 - safe, safe, last=True)).begin()
+    assert (raised.value.session.complete, raised.value.session.safe) == (True, 10)
+    for name in (public(tmp_path), public(tmp_path).parent, tmp_path / "store"):
+        assert name.stat().st_ino in flushed
+    assert public(tmp_path).read_bytes() == BODY
+    assert public(tmp_path).stat().st_nlink == 1
+    assert left(tmp_path) == {".session"}
+    assert files.hold(token)[0].complete
+
+
+def test_a_second_name_elsewhere(files: SessionFiles, tmp_path: Path) -> None:
+    """Data that somebody else has a name for is not gone on with, for that would change theirs."""
+    token = store_part(files, new(), BODY[:4])
+    copy = tmp_path / "store/backup"
+    os.link(nursery(tmp_path) / f"{token}.data", copy)
+    public(tmp_path).parent.mkdir()
+    public(tmp_path).write_bytes(BODY)
+    with pytest.raises(NoSession):
+        KeptDraft(files, token, part(6, 4, last=True)).begin()
+    assert copy.read_bytes() == BODY[:4]
+    assert public(tmp_path).read_bytes() == BODY
+    assert left(tmp_path) == set()
+
+
+def test_the_record_could_not_follow(files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upload whose last record fails is complete all the same, now and for whoever asks later."""
+    token = store_part(files, new(), BODY[:4])
+    draft = KeptDraft(files, token, part(6, 4, last=True))
+    draft.write([BODY[4:]])
+
+    def fail(self: SessionFiles, session: Session, flush: bool = True) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(SessionFiles, "write", fail)
+    draft.publish()
+    draft.close()
+    monkeypatch.undo()
+    assert draft.session is not None
+    assert (draft.session.complete, draft.session.safe) == (True, 10)
+    assert not files.read(token).complete
+    assert [session.complete for session in files.sweep()] == [True]
+    assert files.read(token).complete
+    session, data = files.hold(token)
+    assert (session.complete, data) == (True, -1)
+    assert public(tmp_path).read_bytes() == BODY
+
+
+def test_the_same_bytes_are_there_already(files: SessionFiles, tmp_path: Path) -> None:
+    """An upload of the very file that has the slot is complete, and that file is left as it is."""
+    public(tmp_path).parent.mkdir()
+    public(tmp_path).write_bytes(BODY)
+    before = public(tmp_path).stat()
+    token = store_part(files, new(), BODY, last=True)
+    assert public(tmp_path).stat() == before
+    assert files.read(token).complete
+    assert left(tmp_path) == {".session"}
+
+
+# Failures
+
+
+def failing(draft: KeptDraft, error: type[Exception]) -> Exception:
+    """Publish, which fails, and give up."""
+    with pytest.raises(error) as raised:
+        draft.publish()
+    draft.give_up([], raised.value)
+    return raised.value
+
+
+@pytest.mark.parametrize("body", [BODY[::-1], b"longer than that"], ids=["same length", "longer"])
+def test_another_file_has_the_slot(files: SessionFiles, tmp_path: Path, body: bytes) -> None:
+    """A slot that has other bytes keeps them, and nothing of the upload stays."""
+    draft = KeptDraft(files, new(), part(10, last=True))
+    draft.write([BODY])
+    public(tmp_path).parent.mkdir()
+    public(tmp_path).write_bytes(body)
+    failing(draft, SlotTaken)
+    assert draft.dropped
+    assert public(tmp_path).read_bytes() == body
+    assert left(tmp_path) == set()
+
+
+def test_another_length_has_the_slot(files: SessionFiles, tmp_path: Path) -> None:
+    """An upload to a slot that has a file of another length does not begin."""
+    public(tmp_path).parent.mkdir()
+    public(tmp_path).write_bytes(b"other")
+    with pytest.raises(SlotTaken):
+        KeptDraft(files, new(), part(10, last=True)).begin()
+    assert left(tmp_path) == set()
+
+
+def test_a_file_that_was_not_meant(files: SessionFiles, tmp_path: Path) -> None:
+    """A whole file with another digest than the client named is not published, and not kept."""
+    token = store_part(files, new(digest=sha256(BODY)), BODY[:4])
+    draft = KeptDraft(files, token, part(6, 4, last=True))
+    draft.write([b"456?89"])
+    failing(draft, WrongFile)
+    assert left(tmp_path) == set()
+    assert not public(tmp_path).exists()
+
+
+def test_a_file_that_was_meant(files: SessionFiles, tmp_path: Path) -> None:
+    """The digest of the whole file is checked over all parts."""
+    token = store_part(files, new(digest=sha256(BODY)), BODY[:4])
+    store_part(files, token, BODY[4:], 4, last=True)
+    assert public(tmp_path).read_bytes() == BODY
+
+
+def test_a_part_that_was_not_meant(files: SessionFiles, tmp_path: Path) -> None:
+    """A part with another digest is taken back; the upload goes on before it."""
+    token = store_part(files, new(), BODY[:4])
+    draft = KeptDraft(files, token, part(3, 4, digest=sha256(b"456")))
+    draft.write([b"4?6"])
+    failing(draft, WrongDigest)
+    assert files.read(token).safe == 4
+    assert (nursery(tmp_path) / f"{token}.data").read_bytes() == BODY[:4]
+    for begin, end in ((4, 7), (7, 10)):
+        digest = sha256(BODY[begin:end])
+        draft = KeptDraft(files, token, part(3, begin, last=end == 10, digest=digest))
+        draft.write([BODY[begin:end]])
+        draft.publish()
+        draft.close()
+    assert public(tmp_path).read_bytes() == BODY
+
+
+def test_a_part_with_a_digest_is_safe_only_as_a_whole(files: SessionFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a part that may still be taken back nothing is told to be safe while it arrives."""
+    monkeypatch.setattr(kept, "SAVE_BYTES", 1)
+    draft = KeptDraft(files, new(), part(8, digest=sha256(BODY[:8])))
+    draft.write([BODY[:4]])
+    assert draft.session is not None
+    assert draft.session.safe == 0
+    draft.write([BODY[4:8]])
+    draft.publish()
+    draft.close()
+    assert draft.session.safe == 8
+
+
+@pytest.mark.parametrize("digest", [None, sha256(BODY)], ids=["without", "with digest"])
+def test_a_broken_off_part_is_kept(files: SessionFiles, tmp_path: Path, digest: bytes | None) -> None:
+    """What came of a request that broke off, written or not, is safe and can be gone on with."""
+    draft = KeptDraft(files, new(), part(10, last=True, digest=digest))
+    draft.write([BODY[:4]])
+    draft.give_up([BODY[4:5], BODY[5:7]], Exception("broken off"))
+    assert files.read(draft.token).safe == 7
+    assert not draft.dropped
+    store_part(files, draft.token, BODY[7:], 7, last=True)
+    assert public(tmp_path).read_bytes() == BODY
+
+
+def test_a_cancelled_upload(files: SessionFiles, tmp_path: Path) -> None:
+    """Of an upload that the client does not want nothing stays."""
+    draft = KeptDraft(files, new(), part(10, last=True))
+    draft.write([BODY[:4]])
+    draft.give_up([BODY[4:]], Cancelled())
+    assert draft.dropped
+    assert left(tmp_path) == set()
+
+
+def test_no_room(files: SessionFiles, tmp_path: Path) -> None:
+    """An upload that ended because the disk is full is not kept: it would only stand in others' way."""
+    draft = KeptDraft(files, new(), part(10, last=True))
+    draft.write([BODY[:4]])
+    draft.give_up([], OSError(errno.ENOSPC, "No space left on device"))
+    assert draft.dropped
+    assert left(tmp_path) == set()
+
+
+def test_bytes_that_could_not_be_written(files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a write fails and the client goes, what came after it is never put in its place."""
+    draft = KeptDraft(files, new(), part(10, last=True))
+    draft.begin()
+    real, calls = os.writev, iter([1])
+
+    def once(file: int, chunks: list[bytes]) -> int:
+        if next(calls, None) is None:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(file, [chunks[0][:1]])
+
+    monkeypatch.setattr(os, "writev", once)
+    with pytest.raises(OSError, match="Input/output"):
+        draft.write([BODY[:4]])
+    monkeypatch.undo()
+    draft.give_up([BODY[4:7]], Exception("broken off"))
+    assert files.read(draft.token).safe == 7
+    assert (nursery(tmp_path) / f"{draft.token}.data").read_bytes() == BODY[:7]
+
+
+def test_bytes_that_can_never_be_written(files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the disk fails for good, what was safe before stays, and no gap is told to be data."""
+    token = store_part(files, new(), BODY[:3])
+    draft = KeptDraft(files, token, part(7, 3, last=True))
+    draft.begin()
+
+    def fail(file: int, chunks: list[bytes]) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "writev", fail)
+    with pytest.raises(OSError, match="Input/output") as raised:
+        draft.write([BODY[3:6]])
+    draft.give_up([BODY[6:]], raised.value)
+    monkeypatch.undo()
+    assert files.read(token).safe == 3
+    store_part(files, token, BODY[3:], 3, last=True)
+    assert public(tmp_path).read_bytes() == BODY
+
+
+@pytest.mark.parametrize("how", ["save", "publish", "give up"])
+def test_a_flush_that_fails(files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Bytes whose flush failed are never told to be safe, then or later: they have to be sent again."""
+    token = store_part(files, new(), BODY[:4])
+    draft = KeptDraft(files, token, part(6, 4, last=True))
+    draft.write([BODY[4:]])
+    data, real = nursery(tmp_path) / f"{token}.data", os.fsync
+
+    def fsync(file: int) -> None:
+        if os.fstat(file).st_ino == data.stat().st_ino:
+            raise OSError(errno.EIO, "Input/output error")
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    reason: Exception = Exception("broken off")
+    if how != "give up":
+        with pytest.raises(NotDurable) as raised:
+            draft.save() if how == "save" else draft.publish()
+        reason = raised.value
+    draft.give_up([], reason)
+    assert draft.session is not None
+    assert draft.session.safe == 4
+    monkeypatch.undo()
+    assert status(files, token).safe == 4
+    assert not public(tmp_path).exists()
+    store_part(files, token, BODY[4:], 4, last=True)
+    assert public(tmp_path).read_bytes() == BODY
+
+
+def test_a_beginning_that_fails_once(files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A beginning that failed leaves nothing, and can be tried again."""
+    draft = KeptDraft(files, new(), part(10, last=True))
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "setxattr", fail)
+    with pytest.raises(OSError, match="No space"):
+        draft.begin()
+    assert left(tmp_path) == set()
+    monkeypatch.undo()
+    draft.begin()
+    assert files.read(draft.token).safe == 0
+    draft.write([BODY])
+    draft.publish()
+    draft.close()
+    assert public(tmp_path).read_bytes() == BODY
+    assert os.getxattr(public(tmp_path), MIME_TYPE) == b"image/jpeg"
+
+
+def test_a_name_that_could_not_be_flushed(
+    files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the flush of a folder failed the next try publishes the same upload."""
+    token = store_part(files, new(), BODY[:4])
+    draft = KeptDraft(files, token, part(6, 4, last=True))
+    draft.write([BODY[4:]])
+    real, failures = os.fsync, iter([1])
+
+    def fsync(file: int) -> None:
+        if os.fstat(file).st_ino == (tmp_path / "store").stat().st_ino and next(failures, None):
+            raise OSError(errno.EIO, "Input/output error")
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="Input/output"):
+        draft.publish()
+    assert not public(tmp_path).exists()
+    draft.publish()
+    draft.close()
+    assert public(tmp_path).read_bytes() == BODY
+    assert files.read(token).complete
+
+
+# Progress and room
+
+
+def test_saved_now_and_then(files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After so many bytes what has come is flushed and taken note of, while the request still runs."""
+    monkeypatch.setattr(kept, "SAVE_BYTES", 4)
+    draft = KeptDraft(files, new(), part(10, last=True))
+    noted = []
+    for begin, end in ((0, 3), (3, 5), (5, 8), (8, 10)):
+        draft.write([BODY[begin:end]])
+        noted.append(files.read(draft.token).safe)
+    draft.close()
+    assert noted == [0, 5, 5, 10]
+
+
+def test_saved_after_a_while(files: SessionFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow client's bytes are taken note of after so many seconds."""
+    monkeypatch.setattr(kept, "SAVE_SECONDS", 0.0)
+    draft = KeptDraft(files, new(), part(10, last=True))
+    draft.write([BODY[:1]])
+    draft.close()
+    assert files.read(draft.token).safe == 1
+
+
+def test_room_that_is_not_used_comes_back(files: SessionFiles, tmp_path: Path) -> None:
+    """A broken-off upload keeps the space of what came, not the space that was reserved for the rest."""
+    size = 16 << 20
+    draft = KeptDraft(files, new(length=size), part(size, last=True))
+    draft.begin()
+    assert draft.owed in (0, size)
+    draft.give_up([b"x" * 5000], Exception("broken off"))
+    assert (nursery(tmp_path) / f"{draft.token}.data").stat().st_blocks * 512 < 1 << 20
+    again = KeptDraft(files, draft.token, part(size - 5000, 5000, last=True))
+    again.begin()
+    assert again.owed in (0, size - 5000)
+    again.give_up([], Exception("broken off"))
+    assert (nursery(tmp_path) / f"{draft.token}.data").stat().st_blocks * 512 < 1 << 20
+
+
+# One slot, one session
+
+
+def test_a_slot_keeps_one_upload(files: SessionFiles, tmp_path: Path) -> None:
+    """When a slot's upload begins anew the earlier one is dropped: no more is kept than was signed."""
+    first = store_part(files, new(), BODY[:9])
+    other = store_part(files, new(slot_path([b"other", b"a"])), BODY[:9])
+    second = store_part(files, new(), BODY[:2])
+    with pytest.raises(NoSession):
+        files.read(first)
+    assert files.read(second).safe == 2
+    assert files.read(other).safe == 9
+    assert files.count() == 2
+    assert len(list(nursery(tmp_path).iterdir())) == 4
+
+
+def test_a_token_that_only_looks_alike(files: SessionFiles) -> None:
+    """A session of another slot is left alone, even if its token begins like this one's."""
+    token = new_token(PATH)
+    store_part(files, new(slot_path([b"other", b"a"]), token=token), BODY[:9])
+    store_part(files, new(), BODY[:2])
+    assert files.read(token).safe == 9
+
+
+def test_a_complete_upload_is_remembered(files: SessionFiles) -> None:
+    """The record of a complete upload outlives a second upload of its slot, for a client that missed the answer."""
+    first = store_part(files, new(), BODY, last=True)
+    second = store_part(files, new(), BODY[:2])
+    assert files.read(first).complete
+    assert files.read(second).safe == 2
+
+
+def test_a_slot_that_is_in_use(files: SessionFiles) -> None:
+    """An upload does not begin while another one of its slot has not let go."""
+    session = new()
+    first = KeptDraft(files, session, part(10, last=True))
+    first.write([BODY[:4]])
+    second = KeptDraft(files, new(), part(10, last=True))
+    with pytest.raises(Held) as held:
+        second.begin()
+    assert held.value.token == session.token
+    first.give_up([], Exception("broken off"))
+    second.begin()
+    second.close()
+    with pytest.raises(NoSession):
+        files.read(session.token)
+
+
+# Sweeping
+
+
+def test_sweep_knows_what_goes_on(files: SessionFiles, clock: Clock, tmp_path: Path) -> None:
+    """What goes on, runs or is complete stays; what has ended goes, with its data."""
+    old = store_part(files, new(slot_path([b"old", b"a"])), BODY[:4])
+    done = store_part(files, new(slot_path([b"done", b"a"])), BODY, last=True)
+    clock.now += TIMEOUT / 2
+    waits = store_part(files, new(slot_path([b"waits", b"a"]), begun=clock.now), BODY[:4])
+    assert {session.token for session in files.sweep()} == {old, done, waits}
+    assert files.count() == 2
+    clock.now += TIMEOUT / 2 + 1
+    assert {session.token for session in files.sweep()} == {waits}
+    assert {path.stem for path in nursery(tmp_path).iterdir()} == {waits}
+    assert (tmp_path / "store/done/a").read_bytes() == BODY
+
+
+def test_sweep_spares_what_runs(files: SessionFiles, clock: Clock, tmp_path: Path) -> None:
+    """A session that has ended by its time is not taken from under a request that still runs."""
+    draft = KeptDraft(files, new(), part(10, last=True))
+    draft.write([BODY[:4]])
+    clock.now += TIMEOUT + 1
+    files.sweep()
+    draft.write([BODY[4:]])
+    draft.publish()
+    draft.close()
+    assert public(tmp_path).read_bytes() == BODY
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"junk", b'{"path": 1}', b"[" * 50_000], ids=["empty", "bare", "junk", "typed", "nested"]
+)
+def test_sweep_drops_a_corrupt_record(files: SessionFiles, tmp_path: Path, content: bytes) -> None:
+    """A record that can not be read is no session; it goes, its data goes, and others stay."""
+    good = store_part(files, new(slot_path([b"good", b"a"])), BODY[:4])
+    bad = store_part(files, new(), BODY[:4])
+    (nursery(tmp_path) / f"{bad}.session").write_bytes(content)
+    with pytest.raises(NoSession):
+        files.hold(bad)
+    assert [session.token for session in files.sweep()] == [good]
+    assert {path.stem for path in nursery(tmp_path).iterdir()} == {good}
+
+
+@pytest.mark.parametrize("suffix", ["data", "new", "wanted"])
+def test_sweep_drops_orphans(files: SessionFiles, clock: Clock, tmp_path: Path, suffix: str) -> None:
+    """A file without a record is given the time to get one, and then goes."""
+    orphan = nursery(tmp_path) / f"{new_token(PATH)}.{suffix}"
+    orphan.write_bytes(b"x")
+    clock.now = orphan.stat().st_mtime + 5
+    assert files.sweep() == []
+    assert orphan.exists()
+    clock.now += 3700
+    assert files.sweep() == []
+    assert not orphan.exists()
+
+
+def test_sweeps_leave_other_files_alone(store: LocalStore, files: SessionFiles, tmp_path: Path) -> None:
+    """Neither sweep touches what is the other's, or nobody's."""
+    token = store_part(files, new(), BODY[:4])
+    for name in ("x.session", "x.data", "README", "0123.part"):
+        (nursery(tmp_path) / name).write_bytes(b"x")
+    assert [session.token for session in files.sweep()] == [token]
+    assert (nursery(tmp_path) / "0123.part").exists()
+    assert (nursery(tmp_path) / "x.session").exists()
+    assert store.sweep() == 2
+    assert files.read(token).safe == 4
+    assert (nursery(tmp_path) / f"{token}.data").exists()
+
+
+def test_descriptors_do_not_leak(files: SessionFiles, tmp_path: Path) -> None:
+    """However requests of an upload end, no descriptor stays open."""
+    before = len(os.listdir("/proc/self/fd"))
+    token = store_part(files, new(), BODY[:4])
+    for wrong in (part(1, 5), part(7, 4), part(5, 4, last=True)):
+        draft = KeptDraft(files, token, wrong)
+        with pytest.raises((WrongOffset, WrongLength)) as raised:
+            draft.begin()
+        draft.give_up([], raised.value)
+    files.let_go(files.hold(token)[1])
+    draft = KeptDraft(files, token, part(1, 4))
+    draft.begin()
+    with pytest.raises(Held):
+        files.hold(token)
+    with pytest.raises(Held):
+        KeptDraft(files, new(), part(10, last=True)).begin()
+    draft.give_up([], Exception("broken off"))
+    os.truncate(nursery(tmp_path) / f"{token}.data", 1)
+    with pytest.raises(NoSession):
+        files.hold(token)
+    files.sweep()
+    assert len(os.listdir("/proc/self/fd")) == before
