@@ -133,6 +133,8 @@ def printable(text: str, keep: str = "") -> str:
 
     :param keep: characters to leave as they are.
     """
+    if text.isprintable() and "\\" not in text:
+        return text
     return _UNPRINTABLE.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
 
 

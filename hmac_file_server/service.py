@@ -101,9 +101,6 @@ class FileService(MultiService):
         access = Access(metrics, reactor, self._lines)
         tree = root(config.upload_sub_dir, files, resumption)
         self._site = Site(tree, reactor, _limits(config), access.ended)
-        self._writers.setServiceParent(self)
-        self._readers.setServiceParent(self)
-        self._looker.setServiceParent(self)
         self._keeper.setServiceParent(self)
         self._says_hello = shared is None
         self._listener: Listener | SharedListener

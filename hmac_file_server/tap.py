@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import Any, NoReturn, TextIO
@@ -50,7 +51,12 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     :param reactor: the global one by default.
     """
     if reactor is None:
-        from twisted.internet import reactor
+        from twisted.internet import reactor as installed
+
+        reactor = installed
+        # What is there when all has started stays: the collector, which looks at all of it, would stop us for long.
+        reactor.callWhenRunning(gc.collect)
+        reactor.callWhenRunning(gc.freeze)
     out = sys.stdout if options.parent is None else options.parent.get("logFile", sys.stdout)
     try:
         return _service(options, reactor, out)

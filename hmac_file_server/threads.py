@@ -3,39 +3,187 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from twisted.application.service import Service
+import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThreadPool
-from twisted.python.threadpool import ThreadPool
+from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
+
+from hmac_file_server.stores.flush import Flusher, Steps, Stepwise, Wish
 
 T = TypeVar("T")
 
+_STUCK_SECONDS = 0.005
+_MOST_TOGETHER = 64
+_MANY_RESULTS = 32
 
-class Threads(Service):
+
+@attrs.define(eq=False)
+class _Job:
+    function: Any
+    done: Deferred[Any] = attrs.field(factory=Deferred)
+    steps: Steps | None = None
+    wish: Wish = ()
+    error: OSError | None = None
+    outcome: Any = None
+
+
+class Threads:
     """A pool of threads of the daemon's own.
 
-    :param most: so many at once.
+    One thread takes call after call, as long as none of them keeps it waiting: two would only wait for each other
+    to leave the interpreter. The next one joins in when a call takes longer than a few milliseconds, or the disk is
+    being flushed. Calls that need a flush are gathered until there is nothing else to do, and then share it.
+
+    :param most: so many threads at once.
     :param name: of each, for debuggers.
     """
 
     def __init__(self, reactor: Any, most: int, name: str) -> None:
         self._reactor = reactor
-        self._pool = ThreadPool(0, most, name)
-        # A thread that a dead disk never gives back must not keep the process from ending.
-        self._pool.threadFactory = lambda *args, **named: threading.Thread(*args, daemon=True, **named)  # type: ignore[assignment]
-
-    def startService(self) -> None:
-        super().startService()
-        self._pool.start()
-
-    def stopService(self) -> None:
-        super().stopService()
-        if not self._pool.working:
-            self._pool.stop()
+        self._most = most
+        self._name = name
+        self._lock = threading.Lock()
+        self._jobs: deque[_Job] = deque()
+        self._finished: deque[_Job] = deque()
+        self._wakeups: SimpleQueue[None] = SimpleQueue()
+        self._threads = 0
+        self._busy = 0
+        self._flushing = 0
+        self._told = False
+        # In the reactor's thread only:
+        self._open = 0
+        self._is_new = False
+        self._first: _Job | None = None
+        self._look: IDelayedCall | None = None
 
     def run(self, function: Callable[[], T]) -> Deferred[T]:
         """Run a blocking function; the Deferred fires in the reactor's thread."""
-        return deferToThreadPool(self._reactor, self._pool, function)
+        job = _Job(function)
+        self._jobs.append(job)
+        self._open += 1
+        if not self._is_new:
+            # When the reactor has done all that is at hand: until then the two would only be in each other's way.
+            self._is_new = True
+            self._reactor.callLater(0, self._begin)
+        return job.done
+
+    def _wake(self) -> None:
+        """Let one more thread work, if there may be one more. Needs the lock."""
+        if self._busy >= self._most:
+            return
+        self._busy += 1
+        if self._threads >= self._busy:
+            self._wakeups.put(None)
+            return
+        self._threads += 1
+        # A thread that a dead disk never gives back must not keep the process from ending.
+        threading.Thread(target=self._work, name=self._name, daemon=True).start()
+
+    # In the reactor's thread
+
+    def _begin(self) -> None:
+        self._is_new = False
+        with self._lock:
+            if self._jobs and self._busy == self._flushing:
+                self._wake()
+        if self._look is None:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        self._first = self._jobs[0] if self._jobs else None
+        self._look = self._reactor.callLater(_STUCK_SECONDS, self._look_for_stuck)
+
+    def _look_for_stuck(self) -> None:
+        """See whether the calls that wait are being taken; if not, let one more thread do it."""
+        self._look = None
+        with self._lock:
+            if self._jobs and self._jobs[0] is self._first:
+                self._wake()
+        self._deliver()
+        if self._open and self._look is None:
+            self._look_later()
+
+    def _deliver(self) -> None:
+        self._told = False
+        finished = self._finished
+        while finished:
+            job = finished.popleft()
+            self._open -= 1
+            job.done.callback(job.outcome)
+
+    # In a thread of the pool
+
+    def _work(self) -> None:
+        while True:
+            self._empty_queue()
+            self._wakeups.get()
+
+    def _empty_queue(self) -> None:
+        waiting: list[_Job] = []
+        while True:
+            job = self._next(waiting)
+            if job is not None:
+                self._advance(job, waiting)
+                continue
+            self._tell()
+            if not waiting:
+                return
+            flushed, waiting = waiting, []
+            self._flush(flushed)
+            for job in flushed:
+                self._advance(job, waiting)
+
+    def _next(self, waiting: list[_Job]) -> _Job | None:
+        """The next call to make; None if first those that wait are to be flushed, or there is nothing to do."""
+        with self._lock:
+            jobs = self._jobs
+            # Whoever waits for a flush does not wait for what may take long.
+            if jobs and (not waiting or (len(waiting) < _MOST_TOGETHER and isinstance(jobs[0].function, Stepwise))):
+                return jobs.popleft()
+            if not waiting:
+                self._busy -= 1
+            return None
+
+    def _advance(self, job: _Job, waiting: list[_Job]) -> None:
+        """Make a call, up to its end or its next flush."""
+        try:
+            if isinstance(job.function, Stepwise):
+                if job.steps is None:
+                    job.steps = job.function.begin()
+                job.wish = next(job.steps) if job.error is None else job.steps.throw(job.error)
+                waiting.append(job)
+                return
+            job.outcome = job.function()
+        except StopIteration:
+            pass
+        except BaseException:
+            job.outcome = Failure()
+        self._finished.append(job)
+        if len(self._finished) >= _MANY_RESULTS:
+            self._tell()
+
+    def _flush(self, jobs: list[_Job]) -> None:
+        """Flush what the calls wait for. Whatever comes meanwhile is another thread's."""
+        with self._lock:
+            self._flushing += 1
+            if self._jobs and self._busy == self._flushing:
+                self._wake()
+        by_flusher: dict[Flusher, list[_Job]] = {}
+        for job in jobs:
+            by_flusher.setdefault(job.function.flusher, []).append(job)
+        for flusher, alike in by_flusher.items():
+            for job, error in zip(alike, flusher.flush_all([job.wish for job in alike]), strict=True):
+                job.error = error
+        with self._lock:
+            self._flushing -= 1
+
+    def _tell(self) -> None:
+        """Have the reactor fetch what is finished."""
+        if self._finished and not self._told:
+            self._told = True
+            self._reactor.callFromThread(self._deliver)

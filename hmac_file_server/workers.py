@@ -61,7 +61,6 @@ class WorkersService(MultiService):
         self._shared: Any = None
         self._draining = False
         self._looker = Threads(reactor, 1, "looker")
-        self._looker.setServiceParent(self)
         registry = CollectorRegistry()
         describe_process(registry)
         MultiProcessCollector(registry, self._figures)

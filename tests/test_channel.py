@@ -56,7 +56,7 @@ def answers(data: bytes, cuts: list[int], at_once: bool, monkeypatch: pytest.Mon
     """What a fresh server says, and what it has taken note of."""
     with tempfile.TemporaryDirectory() as folder, monkeypatch.context() as patched:
         if not at_once:
-            patched.setattr(Channel, "_take_head", lambda self, head: False)
+            patched.setattr(Channel, "_take_request", lambda self, data, end: 0)
         server = Server(Path(folder))
         Path(folder, "a").mkdir()
         Path(folder, "a/b").write_bytes(b"hello")

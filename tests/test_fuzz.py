@@ -21,15 +21,16 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
-from twisted.python.threadpool import ThreadPool
 
 from hmac_file_server import log
 from hmac_file_server.config import Config, ConfigError, load
 from hmac_file_server.service import FileService
+from hmac_file_server.threads import Threads
 from tests.support import SECRET, v, v2
 
 fuzzing = settings(
@@ -97,13 +98,6 @@ class Client:
             self.channel.connectionLost(Failure(ConnectionDone()))
 
 
-class Reactor(MemoryReactorClock):
-    """A reactor in memory, whose threads are the test's own."""
-
-    def callFromThread(self, callable: Callable[..., object], *args: object, **named: object) -> None:  # noqa: A002
-        callable(*args, **named)
-
-
 class Fuzzed:
     """The whole service on a reactor in memory; its threads' work is done when the test says so."""
 
@@ -115,16 +109,16 @@ class Fuzzed:
             f'Secret = "{SECRET}"\nStoreDir = "{self.store}"\nListenPort = "127.0.0.1:8080"\n'
             "MinFreeSpace = 0\nFsync = false\nMaxUploadSize = 100000\nChunkSize = 4096\n"
         )
-        self.reactor = Reactor()
+        self.reactor = MemoryReactorClock()
         self._lines = io.StringIO()
+        self._patch = pytest.MonkeyPatch()
+        self._patch.setattr(Threads, "run", lambda threads, function: self._in_thread(function))
         self._service = FileService(load(str(config)), self.reactor, self._lines)
         self.problems: list[str] = []
         self.clients: list[Client] = []
 
     def __enter__(self) -> Fuzzed:
         self._limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._patch = pytest.MonkeyPatch()
-        self._patch.setattr(ThreadPool, "callInThreadWithCallback", self._in_thread)
         self._service.startService()
         globalLogPublisher.addObserver(self._see)
         by_port = {port: factory for port, factory, *_ in self.reactor.tcpServers}
@@ -156,18 +150,10 @@ class Fuzzed:
         self.clients.append(client)
         return client
 
-    def _in_thread(
-        self, told: Callable[[bool, Any], None], function: Callable[..., Any], *args: Any, **named: Any
-    ) -> None:
-        def work() -> None:
-            try:
-                result = function(*args, **named)
-            except Exception:
-                told(False, Failure())
-            else:
-                told(True, result)
-
-        self._work.append(work)
+    def _in_thread(self, function: Callable[[], Any]) -> Deferred[Any]:
+        done: Deferred[Any] = Deferred()
+        self._work.append(lambda: maybeDeferred(function).chainDeferred(done))
+        return done
 
     def _see(self, event: LogEvent) -> None:
         line = log.format_line(event)

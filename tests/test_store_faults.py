@@ -16,7 +16,6 @@ import pytest
 
 from hmac_file_server.slots.path import slot_path
 from hmac_file_server.stores.draft import Draft, NotDurable
-from hmac_file_server.stores.flush import Flusher
 from hmac_file_server.stores.folders import Folders
 from hmac_file_server.stores.local import LocalStore, Unusable
 from hmac_file_server.uploads.retry import may_pass
@@ -200,47 +199,3 @@ def test_a_store_that_can_not_be_used_is_mounted(store: LocalStore, mounted: Any
     draft.publish()
     draft.close()
     assert (tmp_path / "store/u/a/file").read_bytes() == b"AAAAA"
-
-
-def test_flushing_is_shared(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While flushes run, what else is asked for is flushed at once, and each hears of its own error."""
-    import threading
-
-    flusher, root = Flusher(store.place.root), store.place.root
-    entered, go_on = threading.Semaphore(0), threading.Event()
-    flushed: list[int] = []
-    files = [os.open("/dev/null", os.O_RDONLY) for _ in range(12)]
-
-    def fsync(descriptor: int) -> None:
-        flushed.append(descriptor)
-        if len(flushed) <= 4:
-            entered.release()
-            assert go_on.wait(20)
-        if descriptor == files[7]:
-            raise OSError(errno.EIO, "lost")
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(flusher, "_sync_all", lambda: False)
-    failures: list[int] = []
-
-    def flush(number: int) -> None:
-        try:
-            flusher.flush([files[number], root])
-        except OSError:
-            failures.append(number)
-
-    threads = [threading.Thread(target=flush, args=(number,)) for number in range(12)]
-    for number, thread in enumerate(threads):
-        thread.start()
-        if number < 4:
-            assert entered.acquire(timeout=20)
-    while len(flusher._waiting) < 8:
-        assert threads[-1].is_alive()
-    go_on.set()
-    for thread in threads:
-        thread.join(20)
-    assert failures == [7]
-    assert set(flushed) == {*files, root}
-    assert flushed.count(root) == 5  # once each for the four that ran alone, and once for the eight
-    for file in files:
-        os.close(file)

@@ -8,11 +8,12 @@ import fcntl
 import os
 import secrets
 import stat
+from collections.abc import Callable, Generator
 
 import attrs
 
 from hmac_file_server.slots.path import SlotPath
-from hmac_file_server.stores.flush import Flusher
+from hmac_file_server.stores.flush import Flusher, Steps, Stepwise, Wish, run_alone
 from hmac_file_server.stores.folders import Folders
 from hmac_file_server.stores.reserve import reserve
 
@@ -21,6 +22,8 @@ MIME_TYPE = "user.mime_type"
 
 Chunks = list[bytes | bytearray]
 """Pieces of a body in their order."""
+
+_Asking = Generator[Wish, None, bool]
 
 _LONGEST_TYPE = 255
 _KEPT = 1 << 16
@@ -121,6 +124,17 @@ class Draft:
     def _new_and_whole(self, chunks: Chunks) -> bool:
         return not self._written and sum(map(len, chunks)) == self._size
 
+    def finisher(self, chunks: Chunks) -> Callable[[], None]:
+        """What writes the last chunks, publishes and closes. Small files share their flushes with others."""
+        if self._size > _RESERVE_ABOVE:
+            return lambda: run_alone(self._finish(chunks), self._place.flusher)
+        return Stepwise(lambda: self._finish(chunks), self._place.flusher)
+
+    def _finish(self, chunks: Chunks) -> Steps:
+        self.write(chunks)
+        yield from self._publish()
+        self.close()
+
     def publish(self) -> None:
         """Give the whole file its public name, in one step that replaces nothing.
 
@@ -130,19 +144,22 @@ class Draft:
         :raises SlotTaken: if other bytes are there.
         :raises NotDurable: if a flush failed and the data can not be written again.
         """
+        run_alone(self._publish(), self._place.flusher)
+
+    def _publish(self) -> Steps:
         self.write(self._lost)
         assert self._file is not None
         if os.fstat(self._file).st_size != self._size:
             raise NotDurable(errno.EIO, "the file system lost bytes that it had taken")
         if self._place.fsync:
-            self._flush(self._file)
+            yield from self._flush(self._file)
         else:
             os.close(os.dup(self._file))  # Some file systems tell only when a file is closed what they lost.
         published = False
         while not published:
             folders = self._folders(make=True)
             try:
-                published = self._link(folders) or self._same_is_there(folders)
+                published = (yield from self._link(folders)) or (yield from self._same_is_there(folders))
             except BaseException:
                 folders.remove_made()
                 raise
@@ -208,13 +225,9 @@ class Draft:
         if self._media_type and len(self._media_type) <= _LONGEST_TYPE:
             _set_type(file, self._media_type)
 
-    def _flush(self, file: int) -> None:
-        assert self._place.flusher is not None
+    def _flush(self, file: int) -> Steps:
         try:
-            if self._size > _RESERVE_ABOVE:
-                os.fsync(file)
-            else:
-                self._place.flusher.flush([file])
+            yield [file]
         except OSError as error:
             # Linux counts the pages as clean after a failed fsync: the next one would succeed and prove
             # nothing. Only writing the data again, to a new file, does.
@@ -231,7 +244,7 @@ class Draft:
         except NotADirectoryError:
             raise SlotTaken from None
 
-    def _link(self, folders: Folders) -> bool:
+    def _link(self, folders: Folders) -> _Asking:
         """Publish under the slot's name; False if that is taken, or its folder was removed meanwhile."""
         name = self._path.segments[-1]
         try:
@@ -249,7 +262,7 @@ class Draft:
             return False
         if self._place.flusher is not None:
             try:
-                self._place.flusher.flush(folders.inside_out)
+                yield folders.inside_out
             except BaseException:
                 self._take_back(folders)
                 raise
@@ -268,7 +281,7 @@ class Draft:
         else:
             os.unlink(public, dir_fd=folders.innermost)
 
-    def _same_is_there(self, folders: Folders) -> bool:
+    def _same_is_there(self, folders: Folders) -> _Asking:
         """Whether the public file has our bytes and is safe; False if it is gone again."""
         assert self._file is not None
         name = self._path.segments[-1]
@@ -293,7 +306,7 @@ class Draft:
             if not os.fstat(there).st_nlink:
                 return False
             if self._place.flusher is not None:
-                self._place.flusher.flush([there, *folders.inside_out])
+                yield [there, *folders.inside_out]
             return True
         finally:
             os.close(there)

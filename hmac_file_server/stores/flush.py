@@ -6,12 +6,17 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import attrs
 
+Wish = Sequence[int]
+"""Descriptors of files and folders that must be on the disk."""
+
+Steps = Generator[Wish, None, None]
+"""Work that yields what must be on the disk before it goes on; an OSError that is thrown in says that it is not."""
+
 _SEVERAL = 3
-_ROUNDS = 4
 _SLOW = 0.25
 _PAUSE = 30.0
 _REPORTS_ERRORS = (5, 8)
@@ -19,69 +24,42 @@ _REPORTS_ERRORS = (5, 8)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-@attrs.define(eq=False)
-class _Wish:
-    descriptors: Sequence[int]
-    done: bool = False
-    error: OSError | None = None
-
-
 class Flusher:
     """Makes files and folders of one file system safe from a power loss.
 
-    A flush that nobody else asks for is a plain fsync(2). What is asked for while some are running waits for
-    the next round, and a round of several is one syncfs(2), unless that would wait for other people's data.
+    A few are flushed one by one, by fsync(2); several wishes at once by one syncfs(2), unless that would wait for
+    other people's data.
 
     :param root: a descriptor on the file system.
     """
 
     def __init__(self, root: int) -> None:
         self._root = root
-        self._changed = threading.Condition()
-        self._waiting: list[_Wish] = []
-        self._rounds = 0
+        self._lock = threading.Lock()
         self._large = 0
         self._avoid_until = 0.0 if _kernel() >= _REPORTS_ERRORS else float("inf")
 
-    def flush(self, descriptors: Sequence[int]) -> None:
+    def flush(self, wish: Wish) -> None:
         """Return when all that was written to these before is on the disk.
 
         :raises OSError: if it is not, or may not be.
         """
-        wish = _Wish(descriptors)
-        with self._changed:
-            self._waiting.append(wish)
-            while not wish.done and (self._rounds >= _ROUNDS or wish not in self._waiting):
-                self._changed.wait()
-            if not wish.done:
-                self._rounds += 1
-                wishes, self._waiting = self._waiting, []
-        if not wish.done:
-            try:
-                self._fulfil(wishes)
-            finally:
-                with self._changed:
-                    for each in wishes:
-                        each.done = True
-                    self._rounds -= 1
-                    self._changed.notify_all()
-        if wish.error is not None:
-            raise wish.error
+        (error,) = self.flush_all([wish])
+        if error is not None:
+            raise error
+
+    def flush_all(self, wishes: Sequence[Wish]) -> list[OSError | None]:
+        """As :meth:`flush`, for many at once; returns what is wrong with each."""
+        several = len(wishes) >= _SEVERAL and not self._large and time.monotonic() >= self._avoid_until
+        if several and self._sync_all():
+            return [None] * len(wishes)
+        flushed: dict[int, OSError | None] = {}
+        return [_fsync_all(wish, flushed) for wish in wishes]
 
     def large(self, change: int) -> None:
         """Take note that one more file (1), or one less (-1), has much to flush, which nobody else is to wait for."""
-        with self._changed:
+        with self._lock:
             self._large += change
-
-    def _fulfil(self, wishes: list[_Wish]) -> None:
-        if len(wishes) >= _SEVERAL and not self._large and time.monotonic() >= self._avoid_until and self._sync_all():
-            return
-        flushed: dict[int, OSError | None] = {}
-        for wish in wishes:
-            for descriptor in wish.descriptors:
-                if descriptor not in flushed:
-                    flushed[descriptor] = _fsync(descriptor)
-                wish.error = wish.error or flushed[descriptor]
 
     def _sync_all(self) -> bool:
         """Flush the file system; False if it says that something was lost, which fsync then tells of each file."""
@@ -91,6 +69,42 @@ class Flusher:
         if now - begun > _SLOW:
             self._avoid_until = now + _PAUSE
         return succeeded
+
+
+@attrs.frozen(eq=False)
+class Stepwise:
+    """A blocking function whose flushes whoever runs it may share with those of others.
+
+    Called, it runs by itself.
+
+    :param begin: begins the work.
+    :param flusher: flushes what it yields; None if it yields nothing.
+    """
+
+    begin: Callable[[], Steps]
+    flusher: Flusher | None
+
+    def __call__(self) -> None:
+        run_alone(self.begin(), self.flusher)
+
+
+def run_alone(steps: Steps, flusher: Flusher | None) -> None:
+    """Run the steps, and flush what they yield."""
+    error: OSError | None = None
+    while True:
+        try:
+            wish = next(steps) if error is None else steps.throw(error)
+        except StopIteration:
+            return
+        assert flusher is not None
+        (error,) = flusher.flush_all([wish])
+
+
+def _fsync_all(wish: Wish, flushed: dict[int, OSError | None]) -> OSError | None:
+    for descriptor in wish:
+        if descriptor not in flushed:
+            flushed[descriptor] = _fsync(descriptor)
+    return next((flushed[descriptor] for descriptor in wish if flushed[descriptor] is not None), None)
 
 
 def _fsync(descriptor: int) -> OSError | None:

@@ -7,11 +7,13 @@ import errno
 import hashlib
 import os
 import time
+from collections.abc import Callable
 
 import attrs
 
 from hmac_file_server.slots.path import SlotPath
 from hmac_file_server.stores.draft import Chunks, Draft, NotDurable, SlotTaken
+from hmac_file_server.stores.flush import run_alone
 from hmac_file_server.stores.sessions import NoSession, Session, SessionFiles
 
 SAVE_BYTES = 16 << 20
@@ -200,11 +202,19 @@ class KeptDraft(Draft):
         assert self._file is not None
         assert self.session is not None
         if self._place.fsync:
-            self._flush(self._file)
+            run_alone(self._flush(self._file), self._place.flusher)
         session = attrs.evolve(self.session, safe=self._position, touched=self._files.now())
         self._files.write(session)
         self.session = session
         self._saved_at = time.monotonic()
+
+    def finisher(self, chunks: Chunks) -> Callable[[], None]:
+        def finish() -> None:
+            self.write(chunks)
+            self.publish()
+            self.close()
+
+        return finish
 
     def publish(self) -> None:
         """The part is whole: publish the file if it was the last one, else keep it.

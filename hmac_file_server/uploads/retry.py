@@ -88,10 +88,9 @@ class RetryLoop:
         self._policy = policy
         self._in_thread = in_thread
         self._timer: IDelayedCall | None = None
+        self._waiting: Deferred[None] | None = None
         self._attempts = 0
         self._stopped = False
-        self._step: Callable[[], Any] | None = None
-        self._result: Deferred[Any] | None = None
 
     def run(self, step: Callable[[], Any]) -> Deferred[Any]:
         """Run a blocking step in a thread until it succeeds.
@@ -99,29 +98,24 @@ class RetryLoop:
         :returns: fires with its result, or fails with the error that can not pass, the last error
             when the tries are used up, or CancelledError after :meth:`stop`.
         """
-        self._step, self._attempts = step, 0
-        result = self._result = Deferred()
-        self._try()
-        return result
+        self._attempts = 0
+        return self._try(step)
 
     def stop(self) -> None:
         """Try no more. A step that is running in a thread is waited for; then its own outcome counts."""
         self._stopped = True
-        if self._timer is not None:
+        if self._timer is not None and self._waiting is not None:
             self._timer.cancel()
             self._timer = None
-            self._finish(Failure(CancelledError()))
+            self._waiting.errback(CancelledError())
 
-    def _try(self) -> None:
-        self._timer = None
-        assert self._step is not None
-        self._in_thread(self._step).addCallbacks(self._finish, self._failed)
+    def _try(self, step: Callable[[], Any]) -> Deferred[Any]:
+        return self._in_thread(step).addErrback(self._failed, step)
 
-    def _failed(self, failure: Failure) -> None:
+    def _failed(self, failure: Failure, step: Callable[[], Any]) -> Failure | Deferred[Any]:
         error = failure.value
         if self._stopped or not may_pass(error) or self._attempts >= self._policy.retries:
-            self._finish(failure)
-            return
+            return failure
         assert isinstance(error, OSError)
         self._attempts += 1
         delay = self._policy.delay_before(self._attempts)
@@ -133,9 +127,11 @@ class RetryLoop:
             error=error.strerror,
         )
         self._policy.retried(error)
-        self._timer = self._policy.clock.callLater(delay, self._try)
+        self._waiting = Deferred()
+        self._timer = self._policy.clock.callLater(delay, self._wait_is_over)
+        return self._waiting.addCallback(lambda _: self._try(step))
 
-    def _finish(self, outcome: Any) -> None:
-        result, self._result, self._step = self._result, None, None
-        assert result is not None
-        result.callback(outcome)
+    def _wait_is_over(self) -> None:
+        waiting, self._waiting, self._timer = self._waiting, None, None
+        assert waiting is not None
+        waiting.callback(None)

@@ -228,7 +228,7 @@ class Upload:
             return
         if self._complete:
             chunks = self._take()
-            self._run(lambda: self._finish_file(chunks), self._published)
+            self._run(self._draft.finisher(chunks), self._published)
         elif self._gathered_size >= self._piece_size():
             chunks = self._take()
             self._run(lambda: self._draft.write(chunks))
@@ -236,11 +236,6 @@ class Upload:
     def _take(self) -> Chunks:
         chunks, self._gathered, self._gathered_size = self._gathered, [], 0
         return chunks
-
-    def _finish_file(self, chunks: Chunks) -> None:
-        self._draft.write(chunks)
-        self._draft.publish()
-        self._draft.close()
 
     def _run(self, step: Callable[[], None], then: Callable[[], None] = lambda: None) -> None:
         self._running = True

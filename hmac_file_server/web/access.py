@@ -88,7 +88,7 @@ class Access:
 def _without_token(request: Request) -> bytes:
     """The path, without what is good for an upload: the token of its resource, or a signature that strayed here."""
     path = request.path or b"-"
-    plain = unquote_to_bytes(path)
+    plain = unquote_to_bytes(path) if b"%" in path else path
     if RESERVED in plain:
         # Whatever was asked for, and however it was spelled: not all that is refused has been looked up.
         path = _TOKEN.sub(rb"\1...", plain)

@@ -112,13 +112,14 @@ class Channel(HTTPChannel):
     def dataReceived(self, data: bytes) -> None:
         while data:
             end = data.find(b"\r\n\r\n", 0, _LONGEST_HEAD) if self._between_requests else -1
-            if end < 0 or not self._take_head(data[: end + 4]):
+            taken = self._take_request(data, end + 4) if end >= 0 else 0
+            if not taken:
                 # Headers must be complete within one timeout, however slowly they drip in.
                 if not (self.line_mode and (self.requests or self._buffer)):
                     self.resetTimeout()
                 LineReceiver.dataReceived(self, data)
                 return
-            data = data[end + 4 :]
+            data = data[taken:]
 
     @property
     def _between_requests(self) -> bool:
@@ -129,11 +130,17 @@ class Channel(HTTPChannel):
     def _disconnecting(self) -> bool:
         return bool(self.transport.disconnecting)
 
-    def _take_head(self, head: bytes) -> bool:
-        """Take a whole head at once, if it is an ordinary one; what comes of it is as if each line were received."""
-        found = _HEAD.fullmatch(head)
+    def _take_request(self, data: bytes, end: int) -> int:
+        """Take a whole head at once, if it is an ordinary one, and its body if all of that is here.
+
+        What comes of it is as if each line were received.
+
+        :param end: of the head in the data.
+        :returns: bytes that were taken; 0 if it is no ordinary head.
+        """
+        found = _HEAD.fullmatch(data, 0, end)
         if found is None:
-            return False
+            return 0
         headers: dict[bytes, list[bytes]] = {}
         lines = found[4].split(b"\r\n")[:-1]
         for line in lines:
@@ -144,35 +151,33 @@ class Channel(HTTPChannel):
             else:
                 headers[name] = [value.strip(b" \t")]
         if not _SPECIAL.isdisjoint(headers) or len(lines) > self.maxHeaders:
-            return False
+            return 0
         lengths = headers.get(b"Content-Length")
         if lengths is not None and not (
             len(lengths) == 1 and lengths[0].isdigit() and len(lengths[0]) <= _LONGEST_LENGTH
         ):
-            return False
-        self._begin(found[1], found[2], found[3], headers, None if lengths is None else int(lengths[0]))
-        return True
-
-    def _begin(
-        self, method: bytes, target: bytes, version: bytes, headers: dict[bytes, list[bytes]], length: int | None
-    ) -> None:
+            return 0
         request: Any = self.requestFactory(self, 0)
         request.requestHeaders._rawHeaders = headers
         self.requests.append(request)
-        self._command, self._path, self._version = method, target, version
+        self._command, self._path, self._version = found.groups()[:3]
         self.resetTimeout()
         if self.site.draining:
-            self.persistent = self.checkPersistence(request, version)
-        self.length = length or 0
-        if length is not None:
+            self.persistent = self.checkPersistence(request, self._version)
+        self.length = length = 0 if lengths is None else int(lengths[0])
+        if end + length > len(data):
             self._transferDecoder = _IdentityTransferDecoder(
                 length, request.handleContentChunk, self._finishRequestBody
             )
-        request.gotLength(self.length)
-        if self.length:
+            request.gotLength(length)
             self.setRawMode()
-        else:
-            self.allContentReceived()
+            return end
+        request.is_here = True
+        request.gotLength(length)
+        if length:
+            request.handleContentChunk(data[end : end + length])
+        self.allContentReceived()
+        return end + length
 
     def write(self, data: bytes) -> None:
         transport = self.transport

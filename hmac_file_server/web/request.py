@@ -56,6 +56,7 @@ class Request(server.Request):
     :ivar body: where its content goes; None if it has none that is wanted.
     :ivar error: what it was answered with instead of what it asked for.
     :ivar body_received: bytes of its content that came.
+    :ivar is_here: whether all its content has come together with its headers.
     :ivar started: when its headers were complete, in seconds of the site's clock.
     """
 
@@ -66,6 +67,7 @@ class Request(server.Request):
     body: Upload | None = None
     error: HTTPError | None = None
     body_received = 0
+    is_here = False
     started = 0.0
     _resource: Any = None
     _flow: _Flow | None = None
@@ -92,7 +94,7 @@ class Request(server.Request):
         try:
             self.site.check_open()
             self._check()
-            if not channel.counted_as:
+            if self._is_forwarded:
                 self._counted_as = self.site.crowd.arrived(self.client_address)
             self._resource = self.site.getResourceFor(self)
             self.body = self._resource.accept(self, length)
@@ -113,11 +115,11 @@ class Request(server.Request):
 
     def _receive(self, body: Upload, length: int | None) -> None:
         channel = self.channel
-        self._flow = _Flow(self)
         body.done.addErrback(self._upload_failed)
-        body.registerProducer(self._flow, True)
         expected = False
-        if length:
+        if length and not self.is_here:
+            self._flow = _Flow(self)
+            body.registerProducer(self._flow, True)
             channel.setTimeout(self.site.limits.upload_timeout)
             if length > _LARGE_BODY:
                 # The size of the reads decides how much CPU a large body costs.
@@ -194,13 +196,17 @@ class Request(server.Request):
     def client_address(self) -> str:
         """Who asks, as far as that can be believed."""
         if self._client is None:
-            peer, headers = self._peer, self.requestHeaders
-            forwarded = headers.hasHeader(b"X-Forwarded-For") or headers.hasHeader(b"Forwarded")
-            proxies = self.site.limits.proxies
-            self._client = (
-                client_address(self.client, headers, proxies) if peer.trusted and forwarded else peer.address
-            )
+            if self._is_forwarded:
+                self._client = client_address(self.client, self.requestHeaders, self.site.limits.proxies)
+            else:
+                self._client = self._peer.address
         return self._client
+
+    @property
+    def _is_forwarded(self) -> bool:
+        """Whether it came through a proxy that is believed."""
+        headers = self.requestHeaders
+        return self._peer.trusted and (headers.hasHeader(b"X-Forwarded-For") or headers.hasHeader(b"Forwarded"))
 
     @property
     def gone(self) -> bool:

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import errno
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from hmac_file_server.stores.flush import Flusher, Steps, Stepwise
+from hmac_file_server.threads import Threads
+from tests.support import DEADLINE
+
+
+class Reactor(Clock):
+    """A clock that the test moves, and a queue for what threads ask for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: queue.Queue[Callable[[], None]] = queue.Queue()
+        self.thread = threading.get_ident()
+
+    def callFromThread(self, call: Callable[[], None]) -> None:
+        self._calls.put(call)
+
+    def wait_for(self, result: Deferred[Any]) -> Any:
+        """What the Deferred fires with."""
+        fired: list[Any] = []
+        result.addBoth(fired.append)
+        self.advance(0)
+        while not fired:
+            self._calls.get(timeout=DEADLINE)()
+        return fired[0]
+
+
+class Gate:
+    """A call that does not return before it may."""
+
+    def __init__(self) -> None:
+        self._entered, self._open = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self._entered.set()
+        assert self._open.wait(DEADLINE)
+
+    def wait_until_entered(self) -> None:
+        assert self._entered.wait(DEADLINE)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+@pytest.fixture
+def reactor() -> Reactor:
+    return Reactor()
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    made = Gate()
+    yield made
+    made.open()
+
+
+@pytest.fixture
+def flusher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flusher]:
+    """One that has no syncfs."""
+    root = os.open(tmp_path, os.O_RDONLY)
+    made = Flusher(root)
+    monkeypatch.setattr(made, "_sync_all", lambda: False)
+    yield made
+    os.close(root)
+
+
+def test_results_and_failures(reactor: Reactor) -> None:
+    """A call runs in another thread; what it returns or raises arrives in the reactor's."""
+    threads = Threads(reactor, 2, "test")
+    assert reactor.wait_for(threads.run(threading.get_ident)) != reactor.thread
+    arrived = threads.run(lambda: None).addCallback(lambda _: threading.get_ident())
+    assert reactor.wait_for(arrived) == reactor.thread
+    assert reactor.wait_for(threads.run(lambda: 1 // 0)).check(ZeroDivisionError)
+
+
+def test_one_thread_is_enough_for_quick_calls(reactor: Reactor) -> None:
+    """Calls that do not wait run one after the other, in their order, in one thread."""
+    threads = Threads(reactor, 8, "test")
+    ran: list[int] = []
+    results = [threads.run(lambda number=number: (ran.append(number), threading.get_ident())) for number in range(50)]
+    used = {reactor.wait_for(result)[1] for result in results}
+    assert ran == list(range(50))
+    assert len(used) == 1
+
+
+def test_a_stuck_call_is_passed(reactor: Reactor, gate: Gate) -> None:
+    """A call that waits for the disk keeps others waiting for a few milliseconds at most."""
+    threads = Threads(reactor, 2, "test")
+    stuck = threads.run(gate)
+    reactor.advance(0)
+    gate.wait_until_entered()
+    behind = threads.run(lambda: "done")
+    while not behind.called:
+        reactor.advance(0.01)
+    assert behind.result == "done"
+    assert not stuck.called
+    gate.open()
+    assert reactor.wait_for(stuck) is None
+
+
+def test_no_more_threads_than_allowed(reactor: Reactor) -> None:
+    """However many calls are stuck, so many threads work at once and no more."""
+    threads = Threads(reactor, 3, "test")
+    gates = [Gate() for _ in range(5)]
+    results = [threads.run(gate) for gate in gates]
+    for gate in gates[:3]:
+        while not gate._entered.is_set():
+            reactor.advance(0.01)
+    for _ in range(10):
+        reactor.advance(0.01)
+    assert not any(gate._entered.is_set() for gate in gates[3:])
+    for gate in gates:
+        gate.open()
+    for result in results:
+        assert reactor.wait_for(result) is None
+
+
+def test_flushes_are_shared(reactor: Reactor, gate: Gate, flusher: Flusher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What many calls want to have flushed is flushed once for all of them, and each hears of its own error."""
+    threads = Threads(reactor, 1, "test")
+    files = [os.open("/dev/null", os.O_RDONLY) for _ in range(8)]
+    folder = os.open("/", os.O_RDONLY)
+    flushed: list[int] = []
+
+    def fsync(descriptor: int) -> None:
+        flushed.append(descriptor)
+        if descriptor == files[5]:
+            raise OSError(errno.EIO, "lost")
+
+    def steps(number: int) -> Steps:
+        yield [files[number]]
+        yield [folder]
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    threads.run(gate)
+    reactor.advance(0)
+    gate.wait_until_entered()
+    results = [threads.run(Stepwise(lambda number=number: steps(number), flusher)) for number in range(len(files))]
+    gate.open()
+    outcomes = [reactor.wait_for(result) for result in results]
+    assert [number for number, outcome in enumerate(outcomes) if outcome is not None] == [5]
+    assert outcomes[5].check(OSError)
+    assert flushed == [*files, folder]
+    for descriptor in (*files, folder):
+        os.close(descriptor)
+
+
+def test_a_flush_keeps_nobody_waiting(
+    reactor: Reactor, gate: Gate, flusher: Flusher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one thread flushes, another takes what comes, at once."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: gate())
+    threads = Threads(reactor, 2, "test")
+
+    def steps() -> Steps:
+        yield [0]
+
+    flushing = threads.run(Stepwise(steps, flusher))
+    reactor.advance(0)
+    gate.wait_until_entered()
+    assert reactor.wait_for(threads.run(lambda: "done")) == "done"
+    assert not flushing.called
+    gate.open()
+    assert reactor.wait_for(flushing) is None
+
+
+def test_what_takes_long_waits_behind_the_flush(
+    reactor: Reactor, gate: Gate, flusher: Flusher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls that have come to their flush do not wait for a call behind them that shares none."""
+    threads, before, long = Threads(reactor, 1, "test"), Gate(), Gate()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+    def steps() -> Steps:
+        yield [0]
+
+    threads.run(before)
+    reactor.advance(0)
+    before.wait_until_entered()
+    shared = threads.run(Stepwise(steps, flusher))
+    threads.run(long)
+    before.open()
+    long.wait_until_entered()
+    while not shared.called:
+        reactor.advance(0.01)
+    long.open()
