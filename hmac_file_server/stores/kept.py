@@ -160,11 +160,15 @@ class KeptDraft(Draft):
             # What came after it was last made safe is not known to be there.
             os.ftruncate(data, session.safe)
             os.lseek(data, session.safe, os.SEEK_SET)
-            self._prepare(data, session.safe + self.part.size)
         except BaseException:
             os.close(data)
             raise
         self._file = data
+
+    def reserve(self) -> None:
+        """Keep room for a part that goes on."""
+        assert self._file is not None
+        self._prepare(self._file, self.part.offset + self.part.size)
 
     def _check(self, session: Session) -> None:
         part = self.part

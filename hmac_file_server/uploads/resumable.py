@@ -41,6 +41,7 @@ class ResumableUpload(Upload):
 
     :ivar take: runs the step that takes the session for it.
     :ivar progress: told of the bytes that are safe, as they become more.
+    :ivar has_claim: whether room is kept for it: of one that goes on not before its session was found.
     """
 
     _draft: KeptDraft
@@ -52,11 +53,16 @@ class ResumableUpload(Upload):
         self.token = draft.token
         self.is_new = is_new
         self.part = draft.part
+        self.has_claim = is_new
         self._told = 0
 
     @property
     def session(self) -> Session | None:
         return self._draft.session
+
+    @property
+    def owed(self) -> int:
+        return self._draft.owed if self.has_claim else 0
 
     @property
     def path(self) -> SlotPath | None:
@@ -133,23 +139,38 @@ class Resumables:
     def append(self, token: str, part: Part) -> ResumableUpload:
         """Go on with an upload; a request of it that is still running here or elsewhere is ended.
 
-        Fails as :meth:`KeptDraft.begin` says, or with :exc:`Busy`.
+        Fails as :meth:`KeptDraft.begin` says, with :exc:`Busy`, or as the following if the part can not fit.
 
-        :raises NoRoom: if the part can not fit.
+        :raises NoRoom: if nothing can fit.
         :raises Away: if the store can not be reached.
         """
-        return self._start(token, part, part.size, self._live.get(token), Superseded())
+        return self._start(token, part, 0, self._live.get(token), Superseded())
 
     def _start(
         self, session: Session | str, part: Part, claim: int, older: ResumableUpload | None, reason: Exception
     ) -> ResumableUpload:
         draft = KeptDraft(self.files(), session, part)
         upload = ResumableUpload(draft, self._uploads, isinstance(session, Session))
-        upload.take = lambda run: self._take(older, reason, run, draft.begin)
+        upload.take = lambda run: Deferred.fromCoroutine(self._begun(upload, draft, older, reason, run))
         self._uploads.add(upload, claim)
         self._live[draft.token] = upload
         upload.closed.addCallback(self._closed, upload)
         return upload
+
+    async def _begun(
+        self,
+        upload: ResumableUpload,
+        draft: KeptDraft,
+        older: ResumableUpload | None,
+        reason: Exception,
+        run: InThread,
+    ) -> None:
+        await self._taken(older, reason, run, draft.begin)
+        if not upload.has_claim:
+            # Whoever says how long its part is need not have signed anything: until now that was not worth any room.
+            self._uploads.claim(upload.part.size)
+            upload.has_claim = True
+            await run(draft.reserve)
 
     def _closed(self, result: Upload, upload: ResumableUpload) -> Upload:
         if self._live.get(upload.token) is upload:

@@ -71,14 +71,23 @@ class Uploads:
         self.add(upload, slot.size)
         return upload
 
-    def add(self, upload: Upload, claim: int) -> None:
-        """Take note of an upload that is about to begin.
+    def claim(self, size: int) -> None:
+        """Keep room for what an upload is going to store.
 
-        :param claim: bytes that it is going to store.
+        :param size: bytes.
         :raises NoRoom: if they can not fit.
         :raises Away: if the store can not be reached.
         """
-        self._room.claim(claim)
+        self._room.claim(size)
+
+    def add(self, upload: Upload, claim: int) -> None:
+        """Take note of an upload that is about to begin.
+
+        :param claim: bytes that it is going to store, as far as that is certain.
+        :raises NoRoom: if they can not fit.
+        :raises Away: if the store can not be reached.
+        """
+        self.claim(claim)
         self.active.add(upload)
         if self._keeper is not None:
             self._keeper.begun(upload)

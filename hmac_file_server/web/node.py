@@ -88,10 +88,14 @@ def storing() -> Iterator[None]:
     """Turn the reasons why an upload can not begin into answers."""
     try:
         yield
-    except NoRoom as error:
-        raise HTTPError(507, "no_room", "there is no room for the file", str(error)) from None
-    except Away as error:
-        raise unavailable("storage", "the file could not be stored, try again later", str(error)) from None
+    except (NoRoom, Away) as error:
+        raise _no_place(error) from None
+
+
+def _no_place(error: NoRoom | Away) -> HTTPError:
+    if isinstance(error, NoRoom):
+        return HTTPError(507, "no_room", "there is no room for the file", str(error))
+    return unavailable("storage", "the file could not be stored, try again later", str(error))
 
 
 def not_stored(failure: Failure) -> HTTPError:
@@ -103,6 +107,8 @@ def not_stored(failure: Failure) -> HTTPError:
         return HTTPError(409, "superseded", str(error))
     if isinstance(error, Cancelled):
         return HTTPError(409, "cancelled", str(error))
+    if isinstance(error, NoRoom | Away):
+        return _no_place(error)
     if isinstance(error, OSError):
         if error.errno in NO_ROOM:
             return HTTPError(507, "no_room", "there is no room for the file", f"store: {error.strerror}")

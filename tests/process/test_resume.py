@@ -1081,6 +1081,18 @@ def test_space(make_daemon: MakeDaemon) -> None:
     eventually(lambda: data.stat().st_size == 1 << 20)
 
 
+def test_room_that_nobody_signed_for(daemon: Daemon, slot: str) -> None:
+    """However much a PATCH without a right to anything says that it brings, nobody else lacks room for that."""
+    eventually(lambda: daemon.metric("hmac_file_server_store_free_bytes"))
+    location = begun(daemon, slot, 10, b"01234")
+    with contextlib.ExitStack() as stack:
+        for target in (f"/upload/{RESERVED}/{'0' * 32}", location):
+            wire = stack.enter_context(daemon.wire())
+            wire.send(head("PATCH", target, 6, 10**15 - 1, True, 5))
+            assert wire.final().status == (400 if target == location else 404)
+            assert daemon.put(f"other-{slot}", b"hello").status == 201
+
+
 def test_a_client_that_waits_long(make_daemon: MakeDaemon) -> None:
     """A stalled request is ended by UploadTimeout as ever; what came of it is kept."""
     daemon = make_daemon(UploadTimeout=1).start()

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.task import Clock
+
+from hmac_file_server.slots.path import slot_path
+from hmac_file_server.slots.signature import Slot
+from hmac_file_server.stores.kept import Part, WrongLength
+from hmac_file_server.stores.local import LocalStore
+from hmac_file_server.stores.room import NoRoom, Room
+from hmac_file_server.stores.sessions import NoSession, SessionFiles, new_token
+from hmac_file_server.uploads.keeper import FileKeeper
+from hmac_file_server.uploads.resumable import Resumables, ResumableUpload
+from hmac_file_server.uploads.retry import RetryPolicy
+from hmac_file_server.uploads.upload import Broken, Uploads
+
+CHUNK = 1 << 20
+PATH = slot_path([b"slot", b"a.bin"])
+TIMEOUT = 3600.0
+
+
+class Setting:
+    """Resumable uploads whose threads are as quick as can be."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = Clock()
+        self.store = LocalStore(str(folder))
+        self.room = Room(0)
+        self.files = SessionFiles(self.store.place, TIMEOUT)
+        self.keeper = FileKeeper(lambda: self.files, maybeDeferred, self.clock)
+        policy = RetryPolicy(self.clock, 2, 1.0)
+        self.uploads = Uploads(self.store, self.room, maybeDeferred, policy, CHUNK, self.keeper)
+        self.resumables = Resumables(self.store, self.uploads, self.keeper, self.clock, TIMEOUT)
+
+    def create(self, length: int, part: Part, **others: Any) -> ResumableUpload:
+        return begun(self.resumables.create(Slot(PATH, length, None), part, 6, None, "192.0.2.7"))
+
+    def append(self, token: str, part: Part) -> ResumableUpload:
+        return begun(self.resumables.append(token, part))
+
+    def left(self, length: int, body: bytes) -> str:
+        """Begin an upload of which only so much comes; its token."""
+        upload = self.create(length, Part(length, last=True))
+        upload.write(body)
+        upload.abandon()
+        return upload.token
+
+
+def begun(upload: ResumableUpload) -> ResumableUpload:
+    upload.done.addErrback(lambda failure: failure.trap(Broken, NoRoom, NoSession, WrongLength))
+    upload.begin()
+    return upload
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Iterator[Setting]:
+    made = Setting(tmp_path / "store")
+    yield made
+    made.store.close()
+
+
+# Room
+
+
+def test_a_part_of_nothing_takes_no_room(setting: Setting) -> None:
+    """However long a part is said to be, no room is kept for it where there is no upload that it fits."""
+    setting.room.found(1 << 30, ())
+    token = setting.left(1000, b"x")
+    for name in (new_token(PATH), token):
+        for _ in range(3):
+            upload = setting.resumables.append(name, Part(1 << 50, last=True, offset=1))
+            assert upload.owed == 0
+            begun(upload)
+    setting.room.claim(1 << 29)
+
+
+def test_a_part_that_goes_on_takes_room(setting: Setting) -> None:
+    """Room for a part is kept as soon as its upload was found."""
+    token = setting.left(1000, b"x" * 400)
+    setting.room.found(1000, ())
+    upload = setting.append(token, Part(600, last=True, offset=400))
+    assert upload.has_claim
+    with pytest.raises(NoRoom):
+        setting.room.claim(401)
+    setting.room.claim(400)
+    upload.abandon()
+
+
+def test_a_part_without_room(setting: Setting) -> None:
+    """A part that can not fit fails, and its upload can be gone on with when there is room again."""
+    token = setting.left(1000, b"x" * 400)
+    setting.room.found(599, ())
+    upload = setting.resumables.append(token, Part(600, last=True, offset=400))
+    failures: list[Any] = []
+    upload.done.addErrback(failures.append)
+    upload.begin()
+    assert failures[0].check(NoRoom)
+    assert setting.files.read(token).safe == 400
+    setting.room.found(600, ())
+    upload = setting.append(token, Part(600, last=True, offset=400))
+    upload.write(b"x" * 600)
+    upload.unregisterProducer()
+    assert upload.session is not None
+    assert upload.session.complete
