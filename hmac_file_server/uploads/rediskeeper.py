@@ -63,19 +63,19 @@ _REASONS = {
 """What Redis's answers contain that say why."""
 
 # KEYS: the daemon's, then a lease and a record for each upload. ARGV: seconds for all of them, what is known of the
-# daemon, then for each upload the holder's name, 1 if the slot is taken whoever had it, and the record.
-# Returns whose lease somebody else has.
+# daemon, then for each upload its holder and the record. Holders are ordered: who began later takes the slot from who
+# began before, whenever either of them comes by. Returns whose lease somebody else has.
 _RENEW = """
 redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[1])
 local lost = {}
 for i = 1, (#KEYS - 1) / 2 do
-    local lease, holder = KEYS[2 * i], ARGV[3 * i]
+    local lease, holder = KEYS[2 * i], ARGV[2 * i + 1]
     local held = redis.call('GET', lease)
-    if held and held ~= holder and ARGV[3 * i + 1] ~= '1' then
+    if held and held > holder then
         lost[#lost + 1] = i
     else
         redis.call('SET', lease, holder, 'EX', ARGV[1])
-        redis.call('SET', KEYS[2 * i + 1], ARGV[3 * i + 2], 'EX', ARGV[1])
+        redis.call('SET', KEYS[2 * i + 1], ARGV[2 * i + 2], 'EX', ARGV[1])
     end
 end
 return lost
@@ -106,14 +106,20 @@ class _Claim:
     """An upload that runs here.
 
     :param name: of this upload, in leases.
-    :param fresh: whether it is not known to have its slot yet.
+    :param begun: when its request began, in seconds since 1970.
+    :param fresh: whether it was not claimed yet.
     :param told: whether Redis may know of it.
     """
 
     upload: Upload
     name: str
+    begun: float
     fresh: bool = True
     told: bool = False
+
+    def holder(self, session: Session) -> str:
+        """What its lease says. Of two, the one whose upload began later is the greater; of one upload, its request."""
+        return f"{session.begun:017.6f} {self.begun:017.6f} {self.name}"
 
 
 @implementer(ISessionKeeper)
@@ -173,7 +179,7 @@ class RedisKeeper(Service):
 
     def begun(self, upload: Upload) -> None:
         self._files.begun(upload)
-        self._claims[upload] = _Claim(upload, f"{self._daemon}:{secrets.token_hex(8)}")
+        self._claims[upload] = _Claim(upload, f"{self._daemon}:{secrets.token_hex(8)}", time.time())
         if self._news is not None:
             self._news.cancel()
 
@@ -245,7 +251,7 @@ class RedisKeeper(Service):
         for claim, session in known:
             claim.told = True
             keys += [self._lease_key(session), self._record_key(session)]
-            values += [claim.name, int(claim.fresh), self._record(session, "runs")]
+            values += [claim.holder(session), self._record(session, "runs")]
         lost = await self._redis.eval(_RENEW, keys, values)
         for claim, _ in known:
             claim.fresh = False
@@ -258,7 +264,7 @@ class RedisKeeper(Service):
         :param left: what can be resumed of it.
         """
         if self._connected():
-            keys, values = self._at_rest(left or session, claim.name, left is not None)
+            keys, values = self._at_rest(left or session, claim.holder(session), left is not None)
             told: Deferred[Any] = maybeDeferred(self._redis.eval, _REST, keys, values)
             told.addErrback(self._not_told)
 

@@ -463,6 +463,33 @@ def test_the_newest_upload_takes_the_slot(house: House) -> None:
     eventually(house.is_quiet, what="Redis has nothing left of it")
 
 
+def test_an_older_upload_comes_back(house: House) -> None:
+    """An upload that goes on does not take its slot from one that was begun later, at another daemon."""
+    older = Resumable.create(house.one.port, fresh_path())
+    newer = begin(house.two, older.path)
+    eventually(lambda: house.redis.state(older.path) == ("runs", house.two.pid))
+    with older.append(0, 1000) as wire:
+        assert wire.final().status == 409
+    assert finish(newer).status == 201
+    assert older.cancel() == 204
+    assert house.stored(older.path)
+
+
+def test_a_request_that_comes_back(house: House) -> None:
+    """Of one upload the latest request has the slot, whichever daemon it reaches."""
+    upload = Resumable.create(house.one.port, fresh_path())
+    with upload.append(0, 1000) as first:
+        eventually(lambda: house.redis.state(upload.path) == ("runs", house.one.pid))
+        there = attrs.evolve(upload, port=house.two.port)
+        offset = there.offset()
+        assert first.final().status == 409
+    with there.append(offset, len(BODY) - 1) as second:
+        eventually(lambda: house.redis.state(upload.path) == ("runs", house.two.pid))
+        assert finish(second).status == 201
+    assert house.stored(upload.path)
+    eventually(house.is_quiet)
+
+
 def test_a_lease_lasts_as_long_as_its_upload(house: House) -> None:
     """The lease of an upload is renewed before it expires, made anew when it is lost, and ends with its daemon."""
     path = fresh_path()
