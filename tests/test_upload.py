@@ -181,6 +181,20 @@ def test_late_bytes_are_dropped(setting: Setting) -> None:
     assert not setting.threads.waiting
 
 
+def test_bytes_that_come_after_the_end_are_dropped(setting: Setting) -> None:
+    """However much a client sends after its upload was ended, nothing of it is kept while a thread still writes."""
+    upload, client, _ = setting.start(CHUNK * 1000)
+    upload.write(b"x" * CHUNK)
+    upload.write(b"y")
+    upload.abandon()
+    for _ in range(100):
+        upload.write(b"z" * CHUNK)
+    assert upload._gathered_size == 1
+    assert not client.paused
+    setting.threads.run()
+    assert setting.files() == {}
+
+
 def test_the_slot_is_taken(setting: Setting) -> None:
     """A second upload with other bytes fails, and the first file stays."""
     for body, expected in ((b"first", None), (b"other", SlotTaken)):

@@ -196,7 +196,7 @@ class Upload:
 
     def write(self, data: bytes) -> None:
         """Take the next bytes of the body."""
-        if self._over:
+        if self._over or self._outcome is not None:
             return
         gathered = self._gathered
         if len(data) >= _CRUMB:
