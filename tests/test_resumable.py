@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,3 +109,24 @@ def test_a_part_without_room(setting: Setting) -> None:
     upload.unregisterProducer()
     assert upload.session is not None
     assert upload.session.complete
+
+
+# The end
+
+
+def test_a_drop_that_fails(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the disk refuses to remove an upload nobody holds it, and it can be dropped later."""
+    token = setting.left(1000, b"x")
+    before = len(os.listdir("/proc/self/fd"))
+
+    def fail(self: SessionFiles, token: str) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    failures: list[Any] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(SessionFiles, "remove", fail)
+        setting.resumables.cancel(token).addErrback(failures.append)
+    assert failures[0].check(OSError)
+    assert len(os.listdir("/proc/self/fd")) == before
+    setting.resumables.cancel(token)
+    assert setting.files.count() == 0

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from hmac_file_server.slots.path import BadPath, SlotPath, slot_path
 from hmac_file_server.stores import kept
+from hmac_file_server.stores import sessions as sessions_module
 from hmac_file_server.stores.draft import MIME_TYPE, NotDurable, SlotTaken
 from hmac_file_server.stores.kept import (
     AlreadyComplete,
@@ -734,6 +735,45 @@ def test_room_that_is_not_used_comes_back(files: SessionFiles, tmp_path: Path) -
     assert (nursery(tmp_path) / f"{draft.token}.data").stat().st_blocks * 512 < 1 << 20
 
 
+@pytest.mark.parametrize("how", ["asked", "swept"])
+def test_room_that_a_killed_daemon_had_reserved(files: SessionFiles, tmp_path: Path, how: str) -> None:
+    """Of an upload whose daemon was killed only what is safe takes room, as soon as somebody looks at it."""
+    size = 16 << 20
+    token = store_part(files, new(length=size), BODY)
+    draft = KeptDraft(files, token, part(size - 10, 10, last=True))
+    draft.begin()
+    draft.reserve()
+    draft.write([b"x" * (2 << 20)])
+    reserved = draft.owed == 0
+    draft.close()  # As the kernel does it for whoever is killed.
+    data = nursery(tmp_path) / f"{token}.data"
+    assert data.stat().st_blocks * 512 >= (size if reserved else 2 << 20)
+    if how == "asked":
+        assert status(files, token).safe == 10
+    else:
+        assert [session.safe for session in files.sweep()] == [10]
+    assert data.read_bytes() == BODY
+    assert data.stat().st_blocks * 512 < 1 << 20
+
+
+def test_nothing_is_given_back_without_locks(
+    files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file system without locks a sweep leaves alone what may still be written to."""
+
+    def flock(file: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    draft = KeptDraft(files, new(), part(10, last=True))
+    draft.write([BODY[:4]])
+    files.sweep()
+    draft.write([BODY[4:]])
+    draft.publish()
+    draft.close()
+    assert public(tmp_path).read_bytes() == BODY
+
+
 # One slot, one session
 
 
@@ -764,6 +804,17 @@ def test_a_complete_upload_is_remembered(files: SessionFiles) -> None:
     second = store_part(files, new(), BODY[:2])
     assert files.read(first).complete
     assert files.read(second).safe == 2
+
+
+def test_a_beginning_looks_at_its_slot_only(files: SessionFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many sessions there are, an upload that begins does not care for those of other slots."""
+    for number in range(20):
+        store_part(files, new(slot_path([b"%d" % number, b"a"])), BODY, last=True)
+    mine = store_part(files, new(), BODY[:2])
+    looked_at = set()
+    monkeypatch.setattr(sessions_module, "is_token", lambda token: looked_at.add(token) or is_token(token))
+    files.displace(new())
+    assert looked_at == {mine}
 
 
 def test_a_slot_that_is_in_use(files: SessionFiles) -> None:
@@ -797,6 +848,23 @@ def test_sweep_knows_what_goes_on(files: SessionFiles, clock: Clock, tmp_path: P
     assert {session.token for session in files.sweep()} == {waits}
     assert {path.stem for path in nursery(tmp_path).iterdir()} == {waits}
     assert (tmp_path / "store/done/a").read_bytes() == BODY
+
+
+def test_sweep_keeps_the_newest_of_what_is_complete(
+    files: SessionFiles, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many uploads are completed, the records of a bounded number stay: the newest."""
+    monkeypatch.setattr(sessions_module, "_MOST_COMPLETE", 2)
+    waits = store_part(files, new(), BODY[:4])
+    done = []
+    for number in range(5):
+        clock.now += 1
+        done.append(store_part(files, new(slot_path([b"%d" % number, b"a"])), BODY, last=True))
+    assert {session.token for session in files.sweep()} == {waits, *done[3:]}
+    for token in done[:3]:
+        with pytest.raises(NoSession):
+            files.read(token)
+    assert {session.token for session in files.sweep()} == {waits, *done[3:]}
 
 
 def test_sweep_spares_what_runs(files: SessionFiles, clock: Clock, tmp_path: Path) -> None:
@@ -849,6 +917,44 @@ def test_sweeps_leave_other_files_alone(store: LocalStore, files: SessionFiles, 
     assert store.sweep() == 2
     assert files.read(token).safe == 4
     assert (nursery(tmp_path) / f"{token}.data").exists()
+
+
+def failing_unlink(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unlink(name: bytes, dir_fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "unlink", unlink)
+
+
+def test_a_sweep_that_can_not_remove(files: SessionFiles, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep that the disk refuses to remove something lets go of it all the same."""
+    store_part(files, new(), BODY[:4])
+    clock.now += TIMEOUT + 1
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patched:
+        failing_unlink(patched)
+        assert files.sweep() == []
+    assert len(os.listdir("/proc/self/fd")) == before
+    files.sweep()
+    assert files.count() == 0
+
+
+def test_a_lock_that_fails_once(files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A beginning that could not take its own new file leaves nothing, and can be tried again."""
+    draft = KeptDraft(files, new(), part(10, last=True))
+
+    def fail(self: SessionFiles, token: str) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SessionFiles, "_lock", fail)
+        with pytest.raises(OSError, match="Too many"):
+            draft.begin()
+    assert left(tmp_path) == set()
+    draft.write([BODY])
+    draft.publish()
+    draft.close()
+    assert public(tmp_path).read_bytes() == BODY
 
 
 def test_descriptors_do_not_leak(files: SessionFiles, tmp_path: Path) -> None:

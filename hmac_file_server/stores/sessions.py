@@ -29,6 +29,7 @@ KEPT = (DATA, RECORD, WANTED, _NEW)
 _TOKEN = re.compile(r"[0-9a-f]{32}\Z")
 _TAG = 8
 _LARGEST_RECORD = 256 << 10
+_MOST_COMPLETE = 4096
 _ORPHANED = 3600.0
 _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -169,6 +170,7 @@ class SessionFiles:
                 return session, -1
             if not there.st_nlink:
                 raise NoSession
+            _trim(data, session.safe)
             if self.place.fsync:
                 os.fsync(self.place.nursery)
         except BaseException:
@@ -226,7 +228,11 @@ class SessionFiles:
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS
         os.close(os.open(_name(session.token, DATA), flags, 0o644, dir_fd=self.place.nursery))
-        return self._lock(session.token)
+        try:
+            return self._lock(session.token)
+        except BaseException:
+            self._unlink(session.token, DATA)
+            raise
 
     def finish(self, session: Session) -> Session:
         """The file has its public name: only the record stays, for a client that missed the answer."""
@@ -242,8 +248,8 @@ class SessionFiles:
 
         :raises Held: if one of them is in use.
         """
-        for token in self._tokens():
-            if token != session.token and same_slot(token, session.token):
+        for token in self._tokens(session.token[:_TAG]):
+            if token != session.token:
                 with contextlib.suppress(NoSession):
                     self._displace(token, session.path)
 
@@ -272,9 +278,9 @@ class SessionFiles:
         return os.access(_name(token, WANTED), os.F_OK, dir_fd=self.place.nursery)
 
     def sweep(self) -> list[Session]:
-        """Remove what has ended.
+        """Remove what has ended, and of what is complete all but the newest.
 
-        :returns: the sessions that go on.
+        :returns: the sessions that go on, or are complete.
         """
         kept = []
         for token in self._tokens():
@@ -282,7 +288,12 @@ class SessionFiles:
                 session = self._still(token)
                 if session is not None:
                     kept.append(session)
-        return kept
+        done = sorted((session for session in kept if session.complete), key=lambda session: session.touched)
+        ended = {session.token for session in done[: max(0, len(done) - _MOST_COMPLETE)]}
+        for token in ended:
+            with contextlib.suppress(OSError):
+                self.remove(token)
+        return [session for session in kept if session.token not in ended]
 
     def count(self) -> int:
         """How many sessions run, or wait to be resumed."""
@@ -309,9 +320,10 @@ class SessionFiles:
             data = self._lock(token)
         except NoSession:
             data = -1
-        self.remove(token)
-        if data >= 0:
-            os.close(data)
+        try:
+            self.remove(token)
+        finally:
+            self.let_go(data)
         return None
 
     def _ended(self, token: str) -> bool:
@@ -330,14 +342,24 @@ class SessionFiles:
             return False
         return stat.S_ISREG(there.st_mode)
 
-    def _tokens(self) -> Iterator[str]:
-        names = {os.fsencode(name).rpartition(b".") for name in os.listdir(self.place.nursery)}
+    def _tokens(self, beginning: str = "") -> Iterator[str]:
+        found = (name for name in os.listdir(self.place.nursery) if name.startswith(beginning))
+        names = {os.fsencode(name).rpartition(b".") for name in found}
         stems = {stem.decode("latin-1") for stem, dot, suffix in names if dot + suffix in KEPT}
         return (stem for stem in sorted(stems) if is_token(stem))
 
     def _unlink(self, token: str, suffix: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(_name(token, suffix), dir_fd=self.place.nursery)
+
+
+def _trim(data: int, size: int) -> None:
+    """Give back what a killed daemon had reserved, and what had come and is not known to be safe."""
+    try:
+        fcntl.flock(data, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return  # Where there are no locks a request may still be writing to it.
+    os.ftruncate(data, size)
 
 
 def _name(token: str, suffix: bytes) -> bytes:

@@ -205,8 +205,10 @@ class Resumables:
     def _drop(self, token: str) -> None:
         files = self.files()
         _, data = files.hold(token)
-        files.remove(token)
-        files.let_go(data)
+        try:
+            files.remove(token)
+        finally:
+            files.let_go(data)
 
     def _take(
         self, older: ResumableUpload | None, reason: Exception, run: InThread, step: Callable[[], T]
