@@ -17,7 +17,7 @@ from hmac_file_server.stores.local import LocalStore
 from hmac_file_server.stores.room import NoRoom, Room
 from hmac_file_server.stores.sessions import NoSession, SessionFiles, new_token
 from hmac_file_server.uploads.keeper import FileKeeper
-from hmac_file_server.uploads.resumable import Resumables, ResumableUpload
+from hmac_file_server.uploads.resumable import SAVE_SECONDS, Resumables, ResumableUpload
 from hmac_file_server.uploads.retry import RetryPolicy
 from hmac_file_server.uploads.upload import Broken, Uploads
 
@@ -109,6 +109,38 @@ def test_a_part_without_room(setting: Setting) -> None:
     upload.unregisterProducer()
     assert upload.session is not None
     assert upload.session.complete
+
+
+# Progress
+
+
+def test_a_slow_client_is_told(setting: Setting) -> None:
+    """Few bytes that came slowly are safe, and told to be, after so many seconds; and so are those after them."""
+    upload = setting.create(1000, Part(1000, last=True))
+    told: list[int] = []
+    upload.progress = told.append
+    for count in (3, 4):
+        upload.write(b"x" * count)
+        setting.clock.advance(SAVE_SECONDS - 1)
+        upload.write(b"y")
+        setting.clock.advance(1)
+    assert told == [4, 9]
+    assert setting.files.read(upload.token).safe == 9
+    upload.abandon()
+    assert not setting.clock.getDelayedCalls()
+
+
+def test_what_was_written_is_told_too(setting: Setting) -> None:
+    """A piece that was written is safe after so many seconds, also if nothing comes after it."""
+    upload = setting.create(2 * CHUNK, Part(2 * CHUNK, last=True))
+    upload.write(b"x" * CHUNK)
+    assert setting.files.read(upload.token).safe == 0
+    setting.clock.advance(SAVE_SECONDS)
+    assert setting.files.read(upload.token).safe == CHUNK
+    upload.write(b"x" * CHUNK)
+    upload.unregisterProducer()
+    assert setting.files.read(upload.token).complete
+    assert not setting.clock.getDelayedCalls()
 
 
 # The end

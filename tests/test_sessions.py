@@ -711,13 +711,13 @@ def test_saved_now_and_then(files: SessionFiles, tmp_path: Path, monkeypatch: py
     assert noted == [0, 5, 5, 10]
 
 
-def test_saved_after_a_while(files: SessionFiles, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slow client's bytes are taken note of after so many seconds."""
-    monkeypatch.setattr(kept, "SAVE_SECONDS", 0.0)
-    draft = KeptDraft(files, new(), part(10, last=True))
-    draft.write([BODY[:1]])
-    draft.close()
-    assert files.read(draft.token).safe == 1
+def test_saved_on_demand(files: SessionFiles) -> None:
+    """Few bytes can be made safe too; of a part that may still be taken back none are."""
+    for digest, safe in ((None, 1), (sha256(BODY), 0)):
+        draft = KeptDraft(files, new(), part(10, last=True, digest=digest))
+        draft.write_safely([BODY[:1]])
+        draft.close()
+        assert files.read(draft.token).safe == safe
 
 
 def test_room_that_is_not_used_comes_back(files: SessionFiles, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import time
 from collections.abc import Callable
 
 import attrs
@@ -18,8 +17,6 @@ from hmac_file_server.stores.sessions import NoSession, Session, SessionFiles
 
 SAVE_BYTES = 16 << 20
 """After so many bytes what has come is made safe, and the client is told."""
-SAVE_SECONDS = 5.0
-"""After so many seconds likewise."""
 
 _BLOCK = 1 << 20
 
@@ -100,7 +97,6 @@ class KeptDraft(Draft):
         self.session: Session | None = None
         self.part = part
         self.dropped = False
-        self._saved_at = 0.0
         self._unwritten: Chunks = []
 
     @property
@@ -131,7 +127,6 @@ class KeptDraft(Draft):
             self._make(self._new)
         else:
             self._take_up()
-        self._saved_at = time.monotonic()
 
     def _make(self, session: Session) -> None:
         self._check(session)
@@ -185,12 +180,18 @@ class KeptDraft(Draft):
 
     def write(self, chunks: Chunks) -> None:
         """Append the chunks, and now and then make safe what has come."""
+        self._write(chunks, SAVE_BYTES)
+
+    def write_safely(self, chunks: Chunks) -> None:
+        """Append the chunks, and make safe all that has come."""
+        self._write(chunks, 1)
+
+    def _write(self, chunks: Chunks, enough: int) -> None:
         # If this fails and is not tried again, what it leaves in the list comes before all that follows.
         self._unwritten = chunks
         super().write(chunks)
-        due = self._position - self._saved >= SAVE_BYTES or time.monotonic() - self._saved_at >= SAVE_SECONDS
         # A part with a digest counts only when it is whole.
-        if due and self._position > self._saved and self.part.digest is None:
+        if self._position - self._saved >= enough and self.part.digest is None:
             self.save()
 
     @property
@@ -210,7 +211,6 @@ class KeptDraft(Draft):
         session = attrs.evolve(self.session, safe=self._position, touched=self._files.now())
         self._files.write(session)
         self.session = session
-        self._saved_at = time.monotonic()
 
     def finisher(self, chunks: Chunks) -> Callable[[], None]:
         def finish() -> None:

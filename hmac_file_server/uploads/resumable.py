@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 
 from hmac_file_server.slots.path import SlotPath
@@ -19,6 +19,9 @@ from hmac_file_server.stores.sessions import Held, NoSession, Session, SessionFi
 from hmac_file_server.uploads.keeper import ISessionKeeper, Superseded
 from hmac_file_server.uploads.retry import InThread
 from hmac_file_server.uploads.upload import Upload, Uploads
+
+SAVE_SECONDS = 5.0
+"""How long what has come waits at most to be made safe, and to be told."""
 
 _MOST_KEPT = 4096
 _TRY_EVERY = 0.1
@@ -47,13 +50,16 @@ class ResumableUpload(Upload):
     _draft: KeptDraft
     take: Callable[[InThread], Deferred[None]]
 
-    def __init__(self, draft: KeptDraft, uploads: Uploads, is_new: bool) -> None:
+    def __init__(self, draft: KeptDraft, uploads: Uploads, clock: IReactorTime, is_new: bool) -> None:
         super().__init__(draft, uploads.piece_size, uploads.loop(), uploads.in_thread)
         self.progress: Callable[[int], None] = lambda safe: None
         self.token = draft.token
         self.is_new = is_new
         self.part = draft.part
         self.has_claim = is_new
+        self._clock = clock
+        self._save_call: IDelayedCall | None = None
+        self._save_is_due = False
         self._told = 0
 
     @property
@@ -86,6 +92,29 @@ class ResumableUpload(Upload):
         )
         return ready
 
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        if self._save_call is None and not self._over:
+            self._save_call = self._clock.callLater(SAVE_SECONDS, self._save)
+
+    def _save(self) -> None:
+        self._save_call, self._save_is_due = None, True
+        self._proceed()
+
+    def _proceed(self) -> None:
+        if self._save_is_due and not (self._running or self._over or self._complete):
+            self._save_is_due = False
+            chunks = self._take()
+            self._run(lambda: self._draft.write_safely(chunks))
+        else:
+            super()._proceed()
+
+    def _end(self) -> None:
+        if self._save_call is not None:
+            self._save_call.cancel()
+            self._save_call = None
+        super()._end()
+
     def _stepped(self) -> None:
         session = self._draft.session
         if session is not None and session.safe > self._told and not self._over and not self._complete:
@@ -98,7 +127,7 @@ class Resumables:
 
     :param keeper: is told of each.
     :param timeout: seconds after which one ends that is not complete.
-    :param clock: for waiting until another process lets go.
+    :param clock: for waiting until another process lets go, and for what is done now and then.
     """
 
     def __init__(
@@ -150,7 +179,7 @@ class Resumables:
         self, session: Session | str, part: Part, claim: int, older: ResumableUpload | None, reason: Exception
     ) -> ResumableUpload:
         draft = KeptDraft(self.files(), session, part)
-        upload = ResumableUpload(draft, self._uploads, isinstance(session, Session))
+        upload = ResumableUpload(draft, self._uploads, self._clock, isinstance(session, Session))
         upload.take = lambda run: Deferred.fromCoroutine(self._begun(upload, draft, older, reason, run))
         self._uploads.add(upload, claim)
         self._live[draft.token] = upload
