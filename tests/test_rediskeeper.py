@@ -1,13 +1,23 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import txredisapi
 from twisted.internet import defer, error
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import Clock
+from twisted.logger import LogEvent, globalLogPublisher
 
 from hmac_file_server.listen import RedisServer, redis_at
-from hmac_file_server.uploads.rediskeeper import _reason
+from hmac_file_server.stores.local import LocalStore
+from hmac_file_server.stores.sessions import SessionFiles
+from hmac_file_server.uploads.keeper import FileKeeper
+from hmac_file_server.uploads.rediskeeper import RedisKeeper, _reason
 
 
 @pytest.mark.parametrize(
@@ -72,3 +82,103 @@ def test_reasons(problem: Exception, word: str) -> None:
     found, text = _reason(problem)
     assert found == word
     assert text
+
+
+class Redis:
+    """A Redis as the keeper sees it.
+
+    :ivar tries: when a connection was tried.
+    :ivar works: whether connections can be made, and what they are asked succeeds.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.tries: list[float] = []
+        self.works = False
+        self.connected = True
+        self.transport = self
+        self._clock = clock
+
+    def connect(self) -> Deferred[Any]:
+        self.tries.append(self._clock.seconds())
+        return defer.succeed(self) if self.works else defer.fail(error.ConnectionRefusedError())
+
+    def eval(self, script: str, keys: list[str], values: list[Any]) -> Deferred[Any]:
+        return defer.succeed([]) if self.works else defer.fail(txredisapi.ConnectionError("gone"))
+
+    def loseConnection(self) -> None:
+        pass
+
+
+class Setting:
+    """A keeper on a clock of the test's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = Clock()
+        self.redis = Redis(self.clock)
+        self.store = LocalStore(str(folder))
+        self.ups: list[bool] = []
+        self.said: list[str] = []
+        files = FileKeeper(lambda: SessionFiles(self.store.place, 60.0), maybeDeferred, self.clock)
+        failed: list[str] = []
+        self.keeper = RedisKeeper(files, self.redis.connect, self.clock, "", 60.0, self.ups.append, failed.append)
+
+    def take_note(self, event: LogEvent) -> None:
+        if event.get("log_namespace") == "hmac_file_server.uploads.rediskeeper":
+            self.said.append(event["log_format"].partition(":")[0])
+
+    def pass_time(self, seconds: float) -> None:
+        for _ in range(int(seconds * 10)):
+            self.clock.advance(0.1)
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Iterator[Setting]:
+    made = Setting(tmp_path)
+    globalLogPublisher.addObserver(made.take_note)
+    made.keeper.startService()
+    yield made
+    made.keeper.stopService()
+    globalLogPublisher.removeObserver(made.take_note)
+    made.store.close()
+
+
+def pauses(setting: Setting) -> list[float]:
+    tries = setting.redis.tries
+    return [round(after - before) for before, after in itertools.pairwise(tries[3:])]
+
+
+def test_a_redis_that_is_away_is_tried_ever_less_often(setting: Setting) -> None:
+    """The pauses between two tries grow to a bound, and all of them have one line in the log."""
+    setting.pass_time(70)
+    assert pauses(setting) == [4, 8, 15, 15, 15]
+    assert setting.said == ["Redis can not be used"]
+    assert set(setting.ups) == {False}
+
+
+def test_a_redis_that_comes_and_goes(setting: Setting) -> None:
+    """One that never works for long is tried no more often than one that is away, and the log says no more of it."""
+    setting.pass_time(30)
+    for _ in range(20):
+        setting.redis.works = True
+        eventually(setting, lambda: setting.ups[-1])
+        setting.pass_time(1.5)
+        setting.redis.works = False
+        eventually(setting, lambda: not setting.ups[-1])
+    assert set(pauses(setting)[5:]) <= {15, 16, 17, 18}
+    assert setting.said == ["Redis can not be used"]
+    setting.redis.works = True
+    eventually(setting, lambda: len(setting.said) == 2)
+    assert setting.said[1] == "Redis works again"
+    setting.redis.works = False
+    tried = len(setting.redis.tries)
+    eventually(setting, lambda: len(setting.redis.tries) > tried + 1)
+    assert setting.redis.tries[-1] - setting.redis.tries[-2] < 2
+    assert setting.said[2:] == ["Redis can not be used"]
+
+
+def eventually(setting: Setting, check: Any) -> None:
+    for _ in range(300):
+        if check():
+            return
+        setting.clock.advance(0.1)
+    raise AssertionError

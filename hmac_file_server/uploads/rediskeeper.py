@@ -155,7 +155,8 @@ class RedisKeeper(Service):
         self._daemon = f"{socket.gethostname()}:{os.getpid()}"
         self._redis: Any = None
         self._reasons_told: set[str] = set()
-        self._failed_at = 0.0
+        self._works_since: float | None = None
+        self._pause = _FIRST_PAUSE
         self._waiting: list[Session] = []
         self._work: Deferred[None] | None = None
         self._news: Deferred[None] | None = None
@@ -202,19 +203,17 @@ class RedisKeeper(Service):
 
     async def _keep_up(self) -> None:
         """Be connected whenever that is possible, and renew what is claimed."""
-        pause = _FIRST_PAUSE
         while True:
             try:
                 anew = not self._connected()
                 if anew:
                     self._redis = await self._connect().addTimeout(REPLY_SECONDS, self._clock)
                 await self._renew(list(self._claims.values()))
-                self._works()
-                pause = _FIRST_PAUSE
                 if anew:
                     # It may have forgotten what waits, or missed it.
                     self._files.sweep()
                 await self._tell_waiting()
+                self._works()
                 await self._wait_and_claim(_TICK)
             except Exception as problem:
                 if not self.running:
@@ -222,8 +221,8 @@ class RedisKeeper(Service):
                 self._fails(problem)
                 if not isinstance(problem, txredisapi.ResponseError):
                     self._drop()
+                pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
                 await deferLater(self._clock, pause, lambda: None)
-                pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _connected(self) -> bool:
         return self._redis is not None and bool(self._redis.connected)
@@ -297,7 +296,14 @@ class RedisKeeper(Service):
 
     def _works(self) -> None:
         self._is_up(True)
-        if self._reasons_told and self._clock.seconds() >= self._failed_at + _STEADY:
+        now = self._clock.seconds()
+        if self._works_since is None:
+            self._works_since = now
+        # One that comes and goes is as good as away.
+        if now < self._works_since + _STEADY:
+            return
+        self._pause = _FIRST_PAUSE
+        if self._reasons_told:
             _log.info("Redis works again")
             self._reasons_told.clear()
 
@@ -305,7 +311,7 @@ class RedisKeeper(Service):
         word, text = _reason(problem)
         self._is_up(False)
         self._count_failure(word)
-        self._failed_at = self._clock.seconds()
+        self._works_since = None
         if word not in self._reasons_told:
             _log.warn("Redis can not be used: {text}; uploads go on, with their sessions in files only", text=text)
             self._reasons_told.add(word)
