@@ -169,6 +169,11 @@ class Upload:
         return True
 
     @property
+    def stored(self) -> bool:
+        """Whether it has come to its end, and the file is public by it."""
+        return self.whole and self._over and self._outcome is None
+
+    @property
     def owed(self) -> int:
         """Bytes that the upload has still to take from the store's free space."""
         return self._draft.owed

@@ -45,19 +45,20 @@ class Access:
             metrics.bytes_in.inc(request.body_received)
         if request.sentLength:
             metrics.bytes_out.inc(request.sentLength)
-        error = request.error
-        if request.body is not None:
-            if not request.body.is_new:
+        error, body = request.error, request.body
+        # A new upload's signature was verified. Of others whoever sends them must know the session.
+        if body is not None and (body.is_new or body.session is not None):
+            if not body.is_new:
                 metrics.uploads_resumed.inc()
             if cut:
                 metrics.upload_errors.labels("timeout" if timed_out else "broken_off").inc()
             elif error is not None:
                 metrics.upload_errors.labels(error.reason).inc()
-            elif request.body.whole:
+            elif body.stored:
                 metrics.uploads.inc()
                 metrics.upload_duration.observe(seconds)
         elif error is not None:
-            stopped = error.reason in _NOT_STORED and request.method in (b"PUT", b"PATCH")
+            stopped = error.reason in _NOT_STORED and request.method == b"PUT"
             (metrics.upload_errors if stopped else metrics.refusals).labels(error.reason).inc()
         elif request.method == b"GET":
             (metrics.downloads_broken if cut else metrics.downloads).inc()
