@@ -11,7 +11,7 @@ EVERYWHERE = {
     b"Access-Control-Allow-Origin": b"*",
     b"Access-Control-Expose-Headers": (
         b"Content-Range, ETag, Location, Upload-Complete, Upload-Incomplete, Upload-Offset, Upload-Length, "
-        b"Upload-Limit, Upload-Draft-Interop-Version"
+        b"Upload-Limit, Upload-Draft-Interop-Version, Accept-Patch, Retry-After"
     ),
     b"X-Content-Type-Options": b"nosniff",
     b"Content-Security-Policy": b"default-src 'none'; frame-ancestors 'none'; sandbox",
