@@ -242,7 +242,6 @@ def test_later_versions_are_alike(version: int) -> None:
         lambda v: resumption.part_status(v, False),
         lambda v: resumption.part_status(v, True),
         resumption.needs_partial_type,
-        resumption.replays,
         resumption.locates_all,
         resumption.said_by_silence,
         lambda v: resumption.forbidden(v, b"HEAD"),
@@ -298,6 +297,7 @@ def test_what_each_version_demands() -> None:
     assert resumption.forbidden(6, b"HEAD") == (b"Upload-Offset", b"Upload-Complete", b"Upload-Length")
     assert resumption.forbidden(6, b"DELETE") == (b"Upload-Offset", b"Upload-Complete")
     assert resumption.forbidden(7, b"HEAD") == ()
+    assert [v for v in sorted(resumption.VERSIONS) if resumption.replays(v)] == [8, 9]
 
 
 def test_problem_details() -> None:

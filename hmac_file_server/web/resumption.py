@@ -28,7 +28,7 @@ METHODS = b"OPTIONS, HEAD, GET, PATCH, DELETE"
 PARTIAL = b"application/partial-upload"
 """The type of what a PATCH brings, from version 6 on."""
 
-_VERSION_3, _VERSION_5, _VERSION_6 = 3, 5, 6
+_VERSION_3, _VERSION_5, _VERSION_6, _VERSION_7 = 3, 5, 6, 7
 _BOOLEAN = re.compile(rb"\?([01])[ \t]*(?:;.*)?\Z")
 _INTEGER = re.compile(rb"([0-9]{1,15})[ \t]*(?:;.*)?\Z")
 _SHA256 = re.compile(rb"(?:\A|,)[ \t]*sha-256=:([A-Za-z0-9+/=]*):[ \t]*(?:;[^,]*)?(?=,|\Z)")
@@ -174,7 +174,7 @@ def locates_all(version: int) -> bool:
 
 def replays(version: int) -> bool:
     """Whether the end of an upload that is complete may be asked for again."""
-    return version > _VERSION_6
+    return version > _VERSION_7
 
 
 def problem(name: str, title: str, **members: int) -> tuple[dict[bytes, bytes], bytes]:
