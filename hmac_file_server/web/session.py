@@ -212,7 +212,8 @@ class UploadResource(Node):
         if offset is None or complete is None:
             raise HTTPError(400, "resumption", "a PATCH says its Upload-Offset, and whether the upload is complete")
         whole = resumption.asked_integer(headers, b"Upload-Length")
-        part = Part(length, complete, offset, whole, _digest(request, b"Content-Digest"))
+        digests = _digest(request, b"Content-Digest"), _digest(request, b"Repr-Digest")
+        part = Part(length, complete, offset, whole, *digests)
         with storing():
             return self._resumables.append(self._token, part)
 

@@ -217,7 +217,7 @@ def test_a_broken_upload_goes_on(daemon: Daemon, version: int, slot: str) -> Non
 
     # The client did not get the answer to its last part.
     answer = patch(daemon, location, b"", len(BODY), version=version)
-    if version <= 6:
+    if version <= 7:
         assert answer.status == 400
         assert type_of_problem(answer) == "completed-upload"
     else:
@@ -337,7 +337,7 @@ def test_options(make_daemon: MakeDaemon) -> None:
             assert name in sent
             assert name in read
         assert {"upload-draft-interop-version", "repr-digest", "content-digest", "content-type"} <= set(sent)
-        assert {"location", "upload-limit"} <= set(read)
+        assert {"location", "upload-limit", "accept-patch", "retry-after"} <= set(read)
     assert "DELETE" in answers["PATCH"].headers["access-control-allow-methods"]
     for answer in (ask(daemon, location), ask(daemon, location[:-1]), patch(daemon, location, b"", 5)):
         assert answer.headers["access-control-allow-origin"] == "*"
@@ -375,7 +375,7 @@ def test_a_wrong_offset(daemon: Daemon, version: int, slot: str) -> None:
     assert patch(daemon, location, BODY[1000:], 1000, version=version).status == 201
     assert daemon.get(slot).body == BODY
     answer = exchange(daemon, head("PATCH", location, version, 5, True, 1000), b"evil!")
-    if version <= 6:
+    if version <= 7:
         assert (answer.status, type_of_problem(answer)) == (400, "completed-upload")
     else:
         assert (answer.status, type_of_problem(answer)) == (409, "mismatching-upload-offset")
@@ -494,15 +494,27 @@ def test_representation_digests(daemon: Daemon, slot: str) -> None:
     assert kept(daemon, location) == []
 
 
+@pytest.mark.parametrize("first", [b"0123456789", None])
+def test_a_representation_digest_at_the_end(daemon: Daemon, slot: str, first: bytes | None) -> None:
+    """The digest of the whole file may come with its last part, and does not replace one that came before."""
+    named = {} if first is None else {"Repr_Digest": digest(first)}
+    for path, meant, status in ((f"good-{slot}", b"0123456789", 201), (f"bad-{slot}", b"012345678?", 400)):
+        location = begun(daemon, path, 10, b"01234", **named)
+        assert patch(daemon, location, b"567", 5, False, Repr_Digest=digest(b"another")).status == 201
+        answer = patch(daemon, location, b"89", 8, Repr_Digest=digest(meant))
+        assert (answer.status, told(answer)["upload-complete"]) == (status, "?1")
+        assert daemon.get(path).status == (200 if status == 201 else 404)
+    assert kept(daemon, location) == []
+
+
 @pytest.mark.parametrize("name", ["Repr_Digest", "Content_Digest"])
 def test_a_digest_that_is_none(daemon: Daemon, name: str, slot: str) -> None:
     """What calls itself a sha-256 and is not one is refused before the body."""
     answer = exchange(daemon, head("PUT", put_target(slot, 10), 6, 10, True, **{name: "sha-256=:AAAA:"}))
     assert answer.status == 400
     location = begun(daemon, slot, 10)
-    if name == "Content_Digest":
-        answer = exchange(daemon, head("PATCH", location, 6, 10, True, 0, **{name: "sha-256=:AAAA:"}))
-        assert answer.status == 400
+    answer = exchange(daemon, head("PATCH", location, 6, 10, True, 0, **{name: "sha-256=:AAAA:"}))
+    assert answer.status == 400
     assert told(ask(daemon, location))["upload-offset"] == "0"
 
 
@@ -1059,6 +1071,22 @@ def test_metrics(make_daemon: MakeDaemon) -> None:
     eventually(lambda: daemon.metric("hmac_file_server_uploads_total") == 1)
     assert daemon.metric("hmac_file_server_uploads_resumed_total") >= 2
     assert daemon.metric("hmac_file_server_upload_errors_total", '{reason="complete"}') == 1
+
+
+def test_metrics_that_need_a_right(make_daemon: MakeDaemon) -> None:
+    """Who has signed nothing and knows no upload is counted as refused; who asks again stores nothing."""
+    daemon = make_daemon().start()
+    nowhere = f"/upload/{RESERVED}/{'0' * 32}"
+    location = begun(daemon, "slot/a.bin", 5, b"", 9)
+    assert patch(daemon, location, b"hello", 0, version=9).status == 201
+    for _ in range(3):
+        assert patch(daemon, nowhere, b"x", 0).status == 404
+        assert patch(daemon, nowhere, b"", 0).status == 404
+        assert patch(daemon, location, b"", 5, version=9).status == 201
+    eventually(lambda: daemon.metric("hmac_file_server_refusals_total", '{reason="not_found"}') == 6)
+    eventually(lambda: daemon.metric("hmac_file_server_uploads_resumed_total") == 4)
+    assert daemon.metric("hmac_file_server_upload_errors_total", '{reason="not_found"}') == 0
+    assert daemon.metric("hmac_file_server_uploads_total") == 1
 
 
 def test_space(make_daemon: MakeDaemon) -> None:
