@@ -285,7 +285,11 @@ class RedisKeeper(Service):
                 keys += more_keys
                 values += more_values
         if keys:
-            await self._redis.eval(_REST, keys, values)
+            try:
+                await self._redis.eval(_REST, keys, values)
+            except BaseException:
+                self._waiting = some + self._waiting
+                raise
 
     def _at_rest(self, session: Session, holder: str, waits: bool) -> tuple[list[str], list[Any]]:
         # Every sweep tells it again: a session can end where nobody tells Redis.
