@@ -4,11 +4,12 @@
 # make bench   compare with nginx on this machine; ARGS=--help says more
 # make crash   the long form of the power-loss and kill -9 tests
 # make soak    the long form of the test with mixed work
+# make resume  the long form of the tests of uploads that go on: a hundred cuts, and 10,000 begun and left
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: run test lint bench crash soak wheel-test clean
+.PHONY: run test lint bench crash soak resume wheel-test clean
 
 run: $(VENV)/installed
 	$(BIN)/twist hmac-file-server --config etc/config.toml
@@ -29,6 +30,9 @@ crash: $(VENV)/tested
 
 soak: $(VENV)/tested
 	SOAK_SECONDS=240 $(BIN)/python -m pytest -s tests/process/test_soak.py
+
+resume: $(VENV)/tested
+	CUTS=100 BEGUN=10000 $(BIN)/python -m pytest -s tests/process/test_resume.py
 
 wheel-test: $(VENV)/tested
 	.ci/wheel-test $(BIN)/python
