@@ -1,6 +1,6 @@
 """Resumable uploads, as clients of each version of the IETF's draft send them, and as hostile ones do.
 
-``CUTS`` says how often uploads are cut, ``BEGUN`` how many are begun and left.
+``CUTS`` says how often uploads are cut, ``BEGUN`` how many are begun and left; ``make resume`` does it many times.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import signal
 import socket
 import struct
 import subprocess
-import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -669,14 +670,21 @@ def test_a_slot_that_begins_anew(daemon: Daemon, slot: str) -> None:
 
 def test_a_session_ends(make_daemon: MakeDaemon) -> None:
     """After SessionTimeout an upload can not be gone on with, and its files are removed."""
-    daemon = make_daemon(SessionTimeout=1).start()
+    daemon = make_daemon(SessionTimeout=3600).start()
     location = begun(daemon, "slot/a.bin", len(BODY), BODY[:1000])
     done = begun(daemon, "done/a.bin", 5)
-    patch(daemon, done, b"hello", 0)
-    eventually(lambda: ask(daemon, location).status == 404)
+    assert patch(daemon, done, b"hello", 0).status == 201
+    for path in kept(daemon):
+        if path.suffix == ".session":
+            # An hour and a minute pass.
+            record = json.loads(path.read_bytes())
+            path.write_text(json.dumps(record | {"begun": record["begun"] - 3660}))
+    assert [ask(daemon, which).status for which in (location, done)] == [404, 404]
     assert patch(daemon, location, BODY[1000:], 1000).status == 404
+    # They go with the next sweep, which is one at the start too.
+    daemon.stop()
+    daemon.start()
     eventually(lambda: daemon.files() == {"done/a.bin"}, what="the files are removed")
-    assert ask(daemon, done).status == 404
     assert daemon.get("done/a.bin").body == b"hello"
 
 
@@ -801,14 +809,15 @@ def test_progress_is_on_the_disk(make_daemon: MakeDaemon) -> None:
     body = random.Random(1).randbytes(size)
     with put(daemon, "slot/a.bin", body, 6) as wire:
         location = wire.interim().headers["location"]
-        sender = threading.Thread(target=lambda: wire.send(body[: size - 1000]))
-        sender.start()
-        interim = wire.interim()
-        daemon.stop(signal.SIGKILL)
-        sender.join()
+        with ThreadPoolExecutor() as pool:
+            sent = pool.submit(wire.send, body[: size - 1000])
+            interim = wire.interim()
+            daemon.stop(signal.SIGKILL)
+            assert isinstance(sent.exception(), OSError | None)
     assert interim.headers.keys() == {"upload-draft-interop-version", "upload-offset"}
     offset = int(interim.headers["upload-offset"])
-    assert 16 << 20 <= offset <= size
+    # 16 MiB, or what has come within some seconds.
+    assert 0 < offset <= size
     data = next(path for path in kept(daemon) if path.suffix == ".data")
     assert data.read_bytes()[:offset] == body[:offset]
     record = json.loads(data.with_suffix(".session").read_bytes())
@@ -824,7 +833,7 @@ def test_who_is_told_of_progress(daemon: Daemon, slot: str) -> None:
     """On a PATCH, too, progress is told, without a Location; not in version 3, nor to who names no version."""
     size = 20 << 20
     body = bytes(size)
-    for begun_in, version, times in ((3, 3, 0), (9, None, 0), (9, 9, 1)):
+    for begun_in, version, is_told in ((3, 3, False), (9, None, False), (9, 9, True)):
         location = begun(daemon, f"{begun_in}-{version}-{slot}", size, b"", begun_in)
         with daemon.wire() as wire:
             wire.send(head("PATCH", location, version, size, True, 0) + body)
@@ -832,9 +841,8 @@ def test_who_is_told_of_progress(daemon: Daemon, slot: str) -> None:
             while answers[-1].status == 104:
                 answers.append(wire.answer())
         assert answers.pop().status == 201
-        assert [set(answer.headers) for answer in answers] == [
-            {"upload-draft-interop-version", "upload-offset"}
-        ] * times
+        assert bool(answers) == is_told
+        assert all(answer.headers.keys() == {"upload-draft-interop-version", "upload-offset"} for answer in answers)
 
 
 # A hundred cuts
@@ -925,8 +933,11 @@ def test_appends_at_once(daemon: Daemon, slot: str) -> None:
     body = random.Random(5).randbytes(size)
     location = begun(daemon, slot, size)
 
+    end_at = time.monotonic() + 3 * DEADLINE
+
     def append() -> None:
         while True:
+            assert time.monotonic() < end_at
             try:
                 answer = ask(daemon, location)
                 if told(answer)["upload-complete"] == "?1":
@@ -938,11 +949,9 @@ def test_appends_at_once(daemon: Daemon, slot: str) -> None:
             except (OSError, EOFError):
                 continue
 
-    threads = [threading.Thread(target=append) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(append) for _ in range(4)]:
+            done.result()
     assert daemon.get(slot).body == body
 
 
@@ -1121,16 +1130,21 @@ def test_room_that_nobody_signed_for(daemon: Daemon, slot: str) -> None:
             assert daemon.put(f"other-{slot}", b"hello").status == 201
 
 
-def test_a_client_that_waits_long(make_daemon: MakeDaemon) -> None:
+def test_a_client_that_waits_long(make_daemon: MakeDaemon, tmp_path: Path) -> None:
     """A stalled request is ended by UploadTimeout as ever; what came of it is kept."""
     daemon = make_daemon(UploadTimeout=1).start()
-    with put(daemon, "slot/a.bin", BODY) as wire:
+    with daemon.wire() as wire:
+        wire.send(head("PUT", put_target("slot/a.bin", len(BODY)), 6, len(BODY), True) + BODY[:50_000])
         location = wire.interim().headers["location"]
-        wire.send(BODY[:50_000])
         wire.rest()
     eventually(lambda: daemon.metric("hmac_file_server_upload_errors_total", '{reason="timeout"}') == 1)
-    assert told(ask(daemon, location))["upload-offset"] == "50000"
-    assert patch(daemon, location, BODY[50_000:], 50_000).status == 201
+    # On a machine that is busy it may be less than what was sent.
+    came = daemon.metric("hmac_file_server_received_bytes_total")
+    offset = int(told(ask(daemon, location))["upload-offset"])
+    assert 0 < offset == came
+    # With more patience, for the same reason.
+    other = make_daemon(tmp_path / "other", StoreDir=str(daemon.store)).start()
+    assert patch(other, location, BODY[offset:], offset).status == 201
     assert daemon.get("slot/a.bin").body == BODY
 
 
@@ -1146,7 +1160,9 @@ def test_the_lines_of_the_manual(make_daemon: MakeDaemon, tmp_path: Path) -> Non
     ]
     script = "\n".join(lines).replace("http://[::1]:8080", f"http://127.0.0.1:{daemon.port}")
     at_once = next(line for line in lines if "--limit-rate" in line)
-    script = script.replace(at_once, f"timeout 1 {at_once} 2> at-once.txt || true")
+    # Ctrl-C when it is seen.
+    seen = "until grep -q '104 Upload' at-once.txt; do sleep 0.05; done; kill $!; wait $! || true"
+    script = script.replace(at_once, f"{at_once} 2> at-once.txt &\n{seen}")
     script = re.sub(r"(?m)^URL=.*# what Location said$", "", script)
     done = subprocess.run(
         ["bash", "-e", "-c", script],

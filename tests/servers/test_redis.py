@@ -25,6 +25,9 @@ PASSWORD = "gate27-lantern14"
 BODY = bytes(range(256)) * 400
 LEASE_SECONDS, SESSION_SECONDS = 15, 900
 
+# Redis is tried again after up to 15 s, and has to work for 3 s.
+PATIENCE = 3 * DEADLINE
+
 UP = "hmac_file_server_redis_up"
 CAN_NOT = "Redis can not be used: "
 AGAIN = "Redis works again"
@@ -107,7 +110,8 @@ def running_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 def house(running_house: House) -> House:
     """A working one, in which nothing runs."""
     for daemon in running_house.daemons:
-        eventually(lambda daemon=daemon: _is_up(daemon), what="Redis is used")
+        eventually(lambda daemon=daemon: _is_up(daemon), PATIENCE, what="Redis is used")
+        eventually(lambda daemon=daemon: CAN_NOT not in daemon.log.rpartition(AGAIN)[2], PATIENCE, what="for long")
     # What a test that failed has left.
     running_house.redis.command("DEL", "none", *running_house.redis.keys("s"))
     return running_house
@@ -133,6 +137,11 @@ def _is_up(daemon: Daemon) -> bool:
         return daemon.metric(UP) == 1
     except OSError:
         return False
+
+
+def complaints(text: str) -> list[str]:
+    """What a log says of Redis; but not that an answer was late, as it can be on a machine that is busy."""
+    return [line for line in text.splitlines() if CAN_NOT in line and "no answer within" not in line]
 
 
 def errors(daemon: Daemon, reason: str) -> float:
@@ -229,7 +238,7 @@ def test_ways_to_redis(make_redis: Callable[..., Redis], make_daemon: MakeDaemon
     assert all(key.startswith("site a:") for key in redis.keys(prefix="", database=3))
     assert redis.keys(prefix="", database=0) == []
     assert finish(wire).status == 201
-    assert CAN_NOT not in daemon.log
+    assert complaints(daemon.log) == []
 
 
 REFUSALS = {
@@ -255,8 +264,8 @@ def test_refused_by_redis(make_redis: Callable[..., Redis], make_daemon: MakeDae
     assert daemon.put(path, BODY).status == 201
     assert (daemon.store / path).read_bytes() == BODY
     assert daemon.metric(UP) == 0
-    assert daemon.log.count(CAN_NOT) == 1
-    assert text in daemon.log
+    [line] = complaints(daemon.log)
+    assert text in line
     assert not any(word in daemon.log for word in (PASSWORD, "wrong-12345", "Traceback", "Unhandled"))
 
 
@@ -277,8 +286,8 @@ def test_away_at_the_start(make_redis: Callable[..., Redis], make_daemon: MakeDa
     waits = Resumable.create(daemon.port, "a/waits.bin")
     assert daemon.put("b/stored.bin", BODY).status == 201
     runs = begin(daemon, "c/runs.bin")
-    assert daemon.log.count(CAN_NOT) == 1
-    assert "Connection refused" in daemon.log
+    [line] = complaints(daemon.log)
+    assert "Connection refused" in line
     redis.start()
     eventually(lambda: redis.state("a/waits.bin") == ("waits", daemon.pid), what="what waits")
     eventually(lambda: redis.state("c/runs.bin") == ("runs", daemon.pid), what="what runs")
@@ -398,6 +407,7 @@ def test_faults(house: House, name: str) -> None:
     eventually(lambda: redis.state(waiting.path) == ("waits", daemon.pid))
     first = begin(daemon, earlier)
     eventually(lambda: redis.state(earlier) == ("runs", daemon.pid))
+    before = len(daemon.log)
     # Where it does not take long, the fault is met twice.
     count = errors(daemon, reason) + (1 if reason == "timeout" else 2)
     with fault(redis):
@@ -409,9 +419,9 @@ def test_faults(house: House, name: str) -> None:
         assert daemon.put(path, BODY).status == 201
         assert (house.store / path).read_bytes() == BODY
         assert daemon.metric(UP) == 0
-    eventually(lambda: _is_up(daemon), what="Redis is used again")
+    eventually(lambda: _is_up(daemon), PATIENCE, what="Redis is used again")
     # The log tells of a reason once until Redis has worked for a while.
-    assert daemon.log.rpartition(AGAIN)[2].count(text) == 1
+    assert daemon.log[before:].partition(AGAIN)[0].count(text) == 1
     eventually(lambda: redis.state(later) == ("runs", daemon.pid), what="what runs is told")
     eventually(lambda: redis.state(waiting.path) == ("waits", daemon.pid), what="what waits is told")
     assert finish(second).status == 201
@@ -424,10 +434,12 @@ def test_faults(house: House, name: str) -> None:
 
 def test_works_again(house: House) -> None:
     """When Redis has worked for a while after a fault the log says so, once."""
+    count = house.one.log.count(AGAIN)
     with full(house.redis):
         eventually(lambda: CAN_NOT in house.one.log.rpartition(AGAIN)[2], what="the fault is seen")
-    count = house.one.log.count(AGAIN)
-    eventually(lambda: house.one.log.count(AGAIN) == count + 1)
+    eventually(lambda: house.one.log.count(AGAIN) > count, PATIENCE)
+    # Once a time: between two of these there is something to get over.
+    assert all(CAN_NOT in part for part in house.one.log.split(AGAIN)[:-1])
 
 
 def test_stops_while_redis_hangs(make_redis: Callable[..., Redis], make_daemon: MakeDaemon) -> None:
@@ -467,7 +479,9 @@ def test_an_older_upload_comes_back(house: House) -> None:
     """An upload that goes on does not take its slot from one that was begun later, at another daemon."""
     older = Resumable.create(house.one.port, fresh_path())
     newer = begin(house.two, older.path)
-    eventually(lambda: house.redis.state(older.path) == ("runs", house.two.pid))
+    # Not by its state: of this slot there are two.
+    held = f":{house.two.pid}:"
+    eventually(lambda: held in str([house.redis.command("GET", key) for key in house.redis.keys("slot")]))
     with older.append(0, 1000) as wire:
         assert wire.final().status == 409
     assert finish(newer).status == 201
@@ -513,8 +527,11 @@ def test_the_slot_of_a_dead_daemon(house: House, make_daemon: MakeDaemon) -> Non
     with begin(dead, path, b"older" * 9000):
         eventually(lambda: house.redis.state(path) == ("runs", dead.pid))
         dead.stop(signal.SIGKILL)
-    left = [*house.redis.keys("s"), *house.redis.keys("daemon")]
-    assert all(0 < house.redis.command("TTL", key) <= LEASE_SECONDS for key in left)
+    # -1 would be for ever; what has expired meanwhile has -2.
+    for key in [*house.redis.keys("s"), *house.redis.keys("daemon")]:
+        left = house.redis.command("TTL", key)
+        assert left != -1
+        assert left <= LEASE_SECONDS
     assert house.two.put(path, BODY).status == 201
     assert (house.store / path).read_bytes() == BODY
 
@@ -522,7 +539,7 @@ def test_the_slot_of_a_dead_daemon(house: House, make_daemon: MakeDaemon) -> Non
 def test_records(house: House) -> None:
     """Redis tells which uploads run and which wait, and where, no longer than they can; not what lets one go on."""
     upload = Resumable.create(house.one.port, fresh_path())
-    assert eventually(lambda: house.redis.state(upload.path)) == ("waits", house.one.pid)
+    eventually(lambda: house.redis.state(upload.path) == ("waits", house.one.pid))
     [record] = house.redis.keys("session")
     assert 0 < house.redis.command("TTL", record) <= SESSION_SECONDS
     with upload.append(0, 1000):
@@ -564,6 +581,12 @@ def test_small_uploads_leave_nothing(house: House) -> None:
     eventually(house.is_quiet)
 
 
+def elsewhere(house: House, path: str, known: set[int]) -> int:
+    """The daemon that an upload runs at, if it is none of the known ones; else 0."""
+    state, pid = house.redis.state(path) or ("", 0)
+    return 0 if state != "runs" or pid in known else pid
+
+
 def test_resumed_at_the_other_daemon(house: House, tmp_path: Path) -> None:
     """Behind nginx, an upload that broke off at one daemon goes on at the other one, which Redis tells of."""
     need("nginx")
@@ -575,13 +598,13 @@ def test_resumed_at_the_other_daemon(house: House, tmp_path: Path) -> None:
     program = Program(tmp_path, [nginx, "-c", config, "-p", tmp_path, "-e", "stderr"]).listens(port)
     try:
         upload = Resumable.create(port, fresh_path())
-        where, offset = set(), 0
+        where: set[int] = set()
+        offset = 0
         for end in (30_000, 60_000):
             with upload.append(offset, end):
-                eventually(lambda: (house.redis.state(upload.path) or [""])[0] == "runs", what="it is told")
-                where.add((house.redis.state(upload.path) or ("", 0))[1])
-            offset = upload.offset()
-            assert offset == end
+                where.add(eventually(lambda: elsewhere(house, upload.path, where), what="it is told"))
+            before, offset = offset, upload.offset()
+            assert before <= offset <= end
             # One more request, so that the next part goes to the other one.
             assert _ask(port, "GET", "/upload/none").status == 404
         assert finish(upload.append(offset, len(BODY) - 1)).status == 201
