@@ -615,6 +615,29 @@ def test_resumed_at_the_other_daemon(house: House, tmp_path: Path) -> None:
     eventually(house.is_quiet)
 
 
+def test_workers(make_redis: Callable[..., Redis], make_daemon: MakeDaemon) -> None:
+    """Each worker tells of what runs there; of two uploads of a slot the newer one has it, wherever they are."""
+    redis = make_redis().start()
+    daemon = make_daemon(RedisAddr=redis.address, Workers=2).start()
+    eventually(lambda: len(redis.keys("daemon")) == 2)
+    pids = {int(name.rpartition(":")[2]) for name in redis.keys("daemon")}
+    assert daemon.pid not in pids
+    for _ in range(6):
+        path = fresh_path()
+        older = begin(daemon, path, b"older" * 9000)
+        eventually(lambda path=path: (redis.state(path) or ("", 0))[1] in pids, what="it is told")
+        newer = begin(daemon, path)
+        with older:
+            assert older.final().status == 409
+        assert finish(newer).status == 201
+        assert (daemon.store / path).read_bytes() == BODY
+    eventually(lambda: _is_up(daemon), what="both use it")
+    redis.kill()
+    eventually(lambda: daemon.metric(UP) == 0, what="both miss it")
+    assert daemon.put(fresh_path(), BODY).status == 201
+    assert "Traceback" not in daemon.log
+
+
 # Without it
 
 
