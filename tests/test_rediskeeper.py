@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,11 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, globalLogPublisher
 
 from hmac_file_server.listen import RedisServer, redis_at
+from hmac_file_server.slots.path import slot_path
 from hmac_file_server.stores.local import LocalStore
-from hmac_file_server.stores.sessions import SessionFiles
+from hmac_file_server.stores.sessions import Session, SessionFiles, new_token
 from hmac_file_server.uploads.keeper import FileKeeper
-from hmac_file_server.uploads.rediskeeper import RedisKeeper, _reason
+from hmac_file_server.uploads.rediskeeper import _REST, RedisKeeper, _reason
 
 
 @pytest.mark.parametrize(
@@ -89,11 +92,15 @@ class Redis:
 
     :ivar tries: when a connection was tried.
     :ivar works: whether connections can be made, and what they are asked succeeds.
+    :ivar is_full: whether it takes no records.
+    :ivar told: what it knows of each upload.
     """
 
     def __init__(self, clock: Clock) -> None:
         self.tries: list[float] = []
         self.works = False
+        self.is_full = False
+        self.told: dict[str, Any] = {}
         self.connected = True
         self.transport = self
         self._clock = clock
@@ -103,7 +110,13 @@ class Redis:
         return defer.succeed(self) if self.works else defer.fail(error.ConnectionRefusedError())
 
     def eval(self, script: str, keys: list[str], values: list[Any]) -> Deferred[Any]:
-        return defer.succeed([]) if self.works else defer.fail(txredisapi.ConnectionError("gone"))
+        if not self.works:
+            return defer.fail(txredisapi.ConnectionError("gone"))
+        if script == _REST:
+            if self.is_full:
+                return defer.fail(txredisapi.ResponseError("OOM command not allowed"))
+            self.told |= zip(keys[1::2], map(json.loads, values[2::3]), strict=True)
+        return defer.succeed([])
 
     def loseConnection(self) -> None:
         pass
@@ -174,6 +187,24 @@ def test_a_redis_that_comes_and_goes(setting: Setting) -> None:
     eventually(setting, lambda: len(setting.redis.tries) > tried + 1)
     assert setting.redis.tries[-1] - setting.redis.tries[-2] < 2
     assert setting.said[2:] == ["Redis can not be used"]
+
+
+def test_what_a_full_redis_did_not_take_is_told_later(setting: Setting) -> None:
+    """What waits to be resumed is told when Redis takes it, also if the connection was never lost."""
+    setting.redis.works = True
+    eventually(setting, lambda: setting.ups[-1:] == [True])
+    tried = len(setting.redis.tries)
+    setting.redis.is_full = True
+    now = time.time()
+    path = slot_path([b"slot", b"a.bin"])
+    waits = Session(new_token(path), path, 10, None, 6, None, "192.0.2.7", begun=now, touched=now, safe=4)
+    setting.keeper._files.swept([waits])
+    eventually(setting, lambda: not setting.ups[-1])
+    setting.redis.is_full = False
+    eventually(setting, lambda: setting.redis.told)
+    [told] = setting.redis.told.values()
+    assert (told["state"], told["safe"]) == ("waits", 4)
+    assert len(setting.redis.tries) == tried
 
 
 def eventually(setting: Setting, check: Any) -> None:

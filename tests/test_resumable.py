@@ -20,6 +20,7 @@ from hmac_file_server.uploads.keeper import FileKeeper
 from hmac_file_server.uploads.resumable import SAVE_SECONDS, Resumables, ResumableUpload
 from hmac_file_server.uploads.retry import RetryPolicy
 from hmac_file_server.uploads.upload import Broken, Uploads
+from hmac_file_server.web.node import not_stored
 
 CHUNK = 1 << 20
 PATH = slot_path([b"slot", b"a.bin"])
@@ -102,6 +103,7 @@ def test_a_part_without_room(setting: Setting) -> None:
     upload.done.addErrback(failures.append)
     upload.begin()
     assert failures[0].check(NoRoom)
+    assert not_stored(failures[0]).status == 507
     assert setting.files.read(token).safe == 400
     setting.room.found(600, ())
     upload = setting.append(token, Part(600, last=True, offset=400))
