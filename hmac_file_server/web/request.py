@@ -40,7 +40,7 @@ DRAIN_SECONDS = 30.0
 DRAIN_IDLE = 5.0
 """Seconds without a byte after which a refused client is taken to be done."""
 
-_READ_SIZE = 256 << 10
+_READ_SIZE = 1 << 20
 _LARGE_BODY = 1 << 20
 _HANGUP_CHECK = 1.0
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*(.*)", re.IGNORECASE)
