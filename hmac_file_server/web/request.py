@@ -258,7 +258,7 @@ class Request(server.Request):
         self.startedWriting = 1
         if self.site.draining:
             self.responseHeaders.setRawHeaders(b"Connection", [b"close"])
-        more = b"".join([b"%b: %b\r\n" % (name, values[0]) for name, values in self.responseHeaders.getAllRawHeaders()])
+        more = lines({name: values[0] for name, values in self.responseHeaders.getAllRawHeaders()})
         head = b"%b%bDate: %b\r\n%b%b\r\n" % (_STATUS_LINES[status], _STANDING, date(), headers, more)
         if body and self.method != b"HEAD" and status not in NO_BODY_CODES:
             self.sentLength = len(body)
