@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +22,7 @@ from benchmarks import machine, report
 from benchmarks.cases import QUICK, Case, Scale, all_cases
 from benchmarks.disk import Disk
 from benchmarks.load import Address, LoadError, Result
-from benchmarks.report import Sample
+from benchmarks.report import REQUESTS, UNITS, Sample, Unit
 from benchmarks.servers import Daemon, Nginx, Server, Started, Target
 
 RESULTS = Path(__file__).with_name("results.rst")
@@ -47,36 +47,41 @@ class Bench:
         self._scale = scale
         self._secret = secret
         self._patience = patience
-        self._peers: list[tuple[Peer, Iterable[bool]]] = []
+        self._peers: list[tuple[Peer, Callable[[Case], bool]]] = []
         most = 2 * max(scale.large, 8 * scale.part)
         self._warm = machine.WarmMemory(min(most, machine.available_memory() // 4))
         self.failures: list[str] = []
         self.samples: dict[tuple[Case, str], list[Sample]] = {}
 
-    def add(self, peer: Peer, flushed: Iterable[bool]) -> None:
+    def add(self, peer: Peer, flushed: Collection[bool], units: Collection[Unit] = UNITS) -> None:
         """Let somebody take part.
 
         :param flushed: in cases with this value of ``flushed``.
+        :param units: in which these are counted.
         """
-        self._peers.append((peer, flushed))
+        self._peers.append((peer, lambda case: case.flushed in flushed and case.unit in units))
 
     def add_ours(self, cases: Sequence[Case], settings: dict[str, Any]) -> None:
         """Start the daemon and its peers, as far as the cases need them.
 
         :param settings: configuration keys of the daemon.
         """
-        started: list[tuple[Started, bool]] = []
+        started: list[tuple[Started, bool, Collection[Unit]]] = []
         if any(not case.flushed for case in cases):
-            started.append((Daemon(self._folder, self._secret, {"Fsync": False, **settings}), False))
+            unsafe = {"Fsync": False, **settings}
+            started.append((Daemon(self._folder, self._secret, unsafe), False, UNITS))
+            if "Workers" not in settings:
+                workers = {**unsafe, "Workers": len(os.sched_getaffinity(0))}
+                started.append((Daemon(self._folder, self._secret, workers), False, [REQUESTS]))
             if Nginx.installed():
-                started.append((Nginx(self._folder, self._secret), False))
+                started.append((Nginx(self._folder, self._secret), False, UNITS))
             else:
                 print("nginx is not installed and takes no part", file=sys.stderr)
         if any(case.flushed for case in cases):
-            started.append((Daemon(self._folder, self._secret, {"Fsync": True, **settings}), True))
+            started.append((Daemon(self._folder, self._secret, {"Fsync": True, **settings}), True, UNITS))
             self.add(Disk(self._folder / "disk"), [True])
-        for server, flushed in started:
-            self.add(server, [flushed])
+        for server, flushed, units in started:
+            self.add(server, [flushed], units)
             server.start()
         # The daemon first: the others are measured against it.
         self._peers.sort(key=lambda one: not isinstance(one[0], Daemon))
@@ -84,7 +89,7 @@ class Bench:
     def round(self, cases: Iterable[Case], number: int) -> None:
         """Run every case once on everybody, each time in another order."""
         for case in cases:
-            peers = [peer for peer, flushed in self._peers if case.flushed in flushed]
+            peers = [peer for peer, takes_part in self._peers if takes_part(case)]
             if case.own or (case.fresh and number):
                 peers = [peer for peer in peers if isinstance(peer, Started)]
             for index in range(len(peers)):

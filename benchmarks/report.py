@@ -48,6 +48,7 @@ REQUESTS = Unit(
 )
 START = Unit("s", lambda result: result.seconds, cost="CPU s")
 MEMORY = Unit("KiB", lambda result: result.work / (1 << 10))
+UNITS = (THROUGHPUT, REQUESTS, START, MEMORY)
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,7 @@ class Started(Server):
     """
 
     def __init__(self, name: str, parent: Path, secret: str) -> None:
-        folder = parent / f"{name}-{secrets.token_hex(4)}"
+        folder = parent / f"{name.replace(' ', '-')}-{secrets.token_hex(4)}"
         store = folder / "files" / "upload"
         store.mkdir(parents=True)
         url = f"http://127.0.0.1:{_free_port()}/upload/"
@@ -255,7 +255,8 @@ class Daemon(Started):
     """
 
     def __init__(self, parent: Path, secret: str, settings: dict[str, Any]) -> None:
-        super().__init__("hmac-file-server", parent, secret)
+        workers = settings.get("Workers", 1)
+        super().__init__("hmac-file-server" if workers == 1 else f"{workers} workers", parent, secret)
         self._settings = settings
 
     def another(self) -> Started:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from hmac_file_server.slots.path import RESERVED, SlotPath, slot_path
 from hmac_file_server.stores.draft import SlotTaken
+from hmac_file_server.stores.folders import names_in
 from hmac_file_server.stores.local import LocalStore, NoSuchFile, Unusable
 
 PATH = slot_path([b"slot", b"photo.jpg"])
@@ -250,3 +252,14 @@ def test_short_writes(store: LocalStore, tmp_path: Path, monkeypatch: pytest.Mon
     draft.publish()
     draft.close()
     assert (tmp_path / "store/slot/photo.jpg").read_bytes() == body
+
+
+def test_listing_in_several_threads(tmp_path: Path) -> None:
+    """Threads that list the same folder at once each see all of it."""
+    for number in range(2000):
+        (tmp_path / f"{number}").touch()
+    folder = os.open(tmp_path, os.O_RDONLY)
+    with ThreadPoolExecutor(4) as pool:
+        counts = set(pool.map(lambda _: len(names_in(folder)), range(40)))
+    os.close(folder)
+    assert counts == {2000}

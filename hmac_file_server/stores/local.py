@@ -14,7 +14,7 @@ import attrs
 from hmac_file_server.slots.path import RESERVED, SlotPath
 from hmac_file_server.stores.draft import MIME_TYPE, Draft, Place
 from hmac_file_server.stores.flush import Flusher
-from hmac_file_server.stores.folders import Folders
+from hmac_file_server.stores.folders import Folders, names_in
 from hmac_file_server.stores.sessions import KEPT
 
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO}
@@ -185,8 +185,7 @@ class LocalStore:
     def sweep(self) -> int:
         """Remove what uploads of dead daemons left, but for what can be resumed; returns how many files."""
         removed = 0
-        for name in os.listdir(self._place.nursery):
-            left = os.fsencode(name)
+        for left in names_in(self._place.nursery):
             if left.endswith(KEPT):
                 continue
             with contextlib.suppress(OSError):

@@ -20,7 +20,7 @@ import attrs
 
 from hmac_file_server.slots.path import BadPath, SlotPath, slot_path
 from hmac_file_server.stores.draft import Place
-from hmac_file_server.stores.folders import Folders
+from hmac_file_server.stores.folders import Folders, names_in
 
 DATA, RECORD, WANTED, _NEW = b".data", b".session", b".wanted", b".new"
 KEPT = (DATA, RECORD, WANTED, _NEW)
@@ -297,8 +297,7 @@ class SessionFiles:
 
     def count(self) -> int:
         """How many sessions run, or wait to be resumed."""
-        # A set: of a folder that changes meanwhile a name can be listed twice.
-        return len({name for name in os.listdir(self.place.nursery) if os.fsencode(name).endswith(DATA)})
+        return sum(name.endswith(DATA) for name in names_in(self.place.nursery))
 
     def _still(self, token: str) -> Session | None:
         try:
@@ -343,8 +342,8 @@ class SessionFiles:
         return stat.S_ISREG(there.st_mode)
 
     def _tokens(self, beginning: str = "") -> Iterator[str]:
-        found = (name for name in os.listdir(self.place.nursery) if name.startswith(beginning))
-        names = {os.fsencode(name).rpartition(b".") for name in found}
+        tag = beginning.encode("ascii")
+        names = {name.rpartition(b".") for name in names_in(self.place.nursery) if name.startswith(tag)}
         stems = {stem.decode("latin-1") for stem, dot, suffix in names if dot + suffix in KEPT}
         return (stem for stem in sorted(stems) if is_token(stem))
 

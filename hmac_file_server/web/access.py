@@ -8,7 +8,7 @@ from urllib.parse import unquote_to_bytes
 from twisted.internet.interfaces import IReactorTime
 
 from hmac_file_server.log import Lines, from_wire, printable
-from hmac_file_server.metrics import Metrics
+from hmac_file_server.metrics import Metrics, Tally
 from hmac_file_server.slots.path import RESERVED
 from hmac_file_server.web.request import Request
 
@@ -26,6 +26,7 @@ class Access:
         self._metrics = metrics
         self._clock = clock
         self._lines = lines
+        self._tally = Tally(clock)
 
     def ended(self, request: Request, timed_out: bool, cut: bool) -> None:
         """Take note of one request.
@@ -40,11 +41,11 @@ class Access:
         self._write(request, seconds, timed_out, cut)
 
     def _count(self, request: Request, seconds: float, timed_out: bool, cut: bool) -> None:
-        metrics = self._metrics
+        metrics, add = self._metrics, self._tally.add
         if request.body_received:
-            metrics.bytes_in.inc(request.body_received)
+            add(metrics.bytes_in, request.body_received)
         if request.sentLength:
-            metrics.bytes_out.inc(request.sentLength)
+            add(metrics.bytes_out, request.sentLength)
         error, body = request.error, request.body
         # A new upload's signature was verified. Of others whoever sends them must know the session.
         if body is not None and (body.is_new or body.session is not None):
@@ -55,13 +56,13 @@ class Access:
             elif error is not None:
                 metrics.upload_errors.labels(error.reason).inc()
             elif body.stored:
-                metrics.uploads.inc()
+                add(metrics.uploads)
                 metrics.upload_duration.observe(seconds)
         elif error is not None:
             stopped = error.reason in _NOT_STORED and request.method == b"PUT"
             (metrics.upload_errors if stopped else metrics.refusals).labels(error.reason).inc()
         elif request.method == b"GET":
-            (metrics.downloads_broken if cut else metrics.downloads).inc()
+            add(metrics.downloads_broken if cut else metrics.downloads)
 
     def _write(self, request: Request, seconds: float, timed_out: bool, cut: bool) -> None:
         error = request.error

@@ -13,6 +13,9 @@ from hmac_file_server.stores.local import StoredFile
 Range = tuple[int, int]
 """Offset and length in bytes."""
 
+NAMES = frozenset((b"Range", b"If-Range", b"If-Match", b"If-None-Match", b"If-Modified-Since", b"If-Unmodified-Since"))
+"""The headers that make a request conditional, or one for a part."""
+
 _MOST_RANGES = 16
 _SPEC = re.compile(rb"(\d*)\s*-\s*(\d*)\Z")
 _TAG = re.compile(rb'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')

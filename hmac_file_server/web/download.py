@@ -24,7 +24,8 @@ _log = Logger()
 Piece = bytes | Range
 """Bytes to send as they are, or a range of the file."""
 
-_WINDOW = 1 << 20
+_WINDOW = 1 << 20  # bytes that are looked for in memory and sent by one call
+_AT_ONCE = 4
 _READ = 256 << 10
 _NOT_WAITING = getattr(os, "RWF_NOWAIT", 0)
 
@@ -127,16 +128,20 @@ class _KernelCopy(_Download):
             self._begun = True
             self._transport.startWriting()
             return
-        if self._reading or self._stopped:
-            return
-        part = self._part or next(self._pieces)
-        if isinstance(part, bytes):
-            self._request.sentLength += len(part)
-            self._transport.write(part)
-            self._go_on()
-        else:
+        for _ in range(_AT_ONCE):
+            if self._reading or self._stopped:
+                return
+            part = self._part or next(self._pieces)
+            if isinstance(part, bytes):
+                self._request.sentLength += len(part)
+                self._transport.write(part)
+                self._go_on()
+                return
             self._part = part
-            self._send(*part)
+            if not self._send(*part):
+                return
+        if not self._stopped:
+            self._transport.startWriting()
 
     def _go_on(self) -> None:
         """A part is sent; at once, for a client that has all leaves without waiting for us."""
@@ -144,28 +149,29 @@ class _KernelCopy(_Download):
         if self._part is None:
             self._end()
 
-    def _send(self, offset: int, length: int) -> None:
+    def _send(self, offset: int, length: int) -> bool:
+        """Send what the socket takes; whether that is all of it, and more may follow."""
         if offset + length > self._cached_to and not _is_cached(self._file.descriptor, offset, length):
             self._read(offset, length)
-            return
+            return False
         try:
             sent = os.sendfile(self._transport.fileno(), self._file.descriptor, offset, length)
         except BlockingIOError:
             self._transport.startWriting()
-            return
+            return False
         except OSError:
             self._transport.abortConnection()
-            return
+            return False
         if not sent:
             self._fail("the file is shorter than it was")
-            return
+            return False
         self._request.sentLength += sent
         if sent < length:
             self._part = (offset + sent, length - sent)
-        else:
-            self._go_on()
-        if not self._stopped:
             self._transport.startWriting()
+            return False
+        self._go_on()
+        return True
 
     def _have(self, data: bytes) -> None:
         # What was read is in the page cache now: sendfile will not wait for the disk.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from urllib.parse import quote
 
 ALLOWED_METHODS = b"OPTIONS, HEAD, GET, PUT"
@@ -70,6 +71,11 @@ _BY_EXTENSION = {
     "xz": b"application/x-xz", "zip": b"application/zip",
 }  # fmt: skip
 """Our own table, because the one of the ``mimetypes`` module changes with the machine."""
+
+
+def lines(headers: Mapping[bytes, bytes]) -> bytes:
+    """Headers as they are sent."""
+    return b"".join([b"%b: %b\r\n" % item for item in headers.items()])
 
 
 def preflight(methods: bytes) -> dict[bytes, bytes]:

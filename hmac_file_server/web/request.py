@@ -25,7 +25,7 @@ from zope.interface import implementer
 from hmac_file_server.uploads.upload import Upload
 from hmac_file_server.web.client import client_address
 from hmac_file_server.web.errors import MALFORMED, HTTPError
-from hmac_file_server.web.headers import EVERYWHERE
+from hmac_file_server.web.headers import EVERYWHERE, lines
 
 if TYPE_CHECKING:
     from hmac_file_server.web.channel import Channel
@@ -40,14 +40,14 @@ DRAIN_SECONDS = 30.0
 DRAIN_IDLE = 5.0
 """Seconds without a byte after which a refused client is taken to be done."""
 
-_READ_SIZE = 256 << 10
+_READ_SIZE = 1 << 20
 _LARGE_BODY = 1 << 20
 _HANGUP_CHECK = 1.0
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*(.*)", re.IGNORECASE)
 _STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode("ascii")) for status in HTTPStatus
 }
-_STANDING = b"".join(b"%b: %b\r\n" % item for item in {**EVERYWHERE, b"Server": b"hmac-file-server"}.items())
+_STANDING = lines({**EVERYWHERE, b"Server": b"hmac-file-server"})
 
 
 class Request(server.Request):
@@ -230,6 +230,19 @@ class Request(server.Request):
             self._start_answer(status, headers, body)
             self.finish()
 
+    def answer_ready(self, status: int, headers: bytes, body: bytes) -> None:
+        """As :meth:`answer`, with the headers, of which none may be missing, as they are sent."""
+        if not self._disconnected:
+            self._write_head(status, headers, body)
+            self.finish()
+
+    def says_any(self, names: frozenset[bytes]) -> bool:
+        """Whether it has one of these headers.
+
+        :param names: in their usual spelling.
+        """
+        return not names.isdisjoint(self.requestHeaders._rawHeaders)
+
     def inform(self, status: int, phrase: bytes, headers: Mapping[bytes, bytes]) -> None:
         """Send an interim answer (RFC 9110, section 15.2), where the client can be told anything before the end."""
         if not (self._disconnected or self.startedWriting) and self.clientproto == b"HTTP/1.1":
@@ -238,20 +251,20 @@ class Request(server.Request):
 
     def start(self, status: int, headers: Mapping[bytes, bytes], body: bytes = b"") -> None:
         """Write the status line and the headers, which must give the length, and the beginning of the body."""
+        self._write_head(status, lines(headers), body)
+
+    def _write_head(self, status: int, headers: bytes, body: bytes) -> None:
         self.code = status
         self.startedWriting = 1
         if self.site.draining:
             self.responseHeaders.setRawHeaders(b"Connection", [b"close"])
-        lines = [_STATUS_LINES[status], _STANDING, b"Date: ", date(), b"\r\n"]
-        for name, value in headers.items():
-            lines += (name, b": ", value, b"\r\n")
-        for name, values in self.responseHeaders.getAllRawHeaders():
-            lines += (name, b": ", values[0], b"\r\n")
-        lines.append(b"\r\n")
+        more = lines({name: values[0] for name, values in self.responseHeaders.getAllRawHeaders()})
+        head = b"%b%bDate: %b\r\n%b%b\r\n" % (_STATUS_LINES[status], _STANDING, date(), headers, more)
         if body and self.method != b"HEAD" and status not in NO_BODY_CODES:
             self.sentLength = len(body)
-            lines.append(body)
-        self.channel.write(b"".join(lines))
+            self.channel.write_both(head, body)
+        else:
+            self.channel.write(head)
 
     def _start_answer(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
         if status not in NO_BODY_CODES and b"Content-Length" not in headers:

@@ -93,6 +93,8 @@ class Files(Node):
 
     def render_GET(self, request: Request) -> int:
         """Send the file, or what was asked for of it."""
+        if self._serving.serve_from_memory(request):
+            return NOT_DONE_YET
         try:
             path = slot_path(request.postpath or ())
         except BadPath:

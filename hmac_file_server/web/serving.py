@@ -14,7 +14,7 @@ from hmac_file_server.stores.local import LocalStore, NoSuchFile, StoredFile
 from hmac_file_server.uploads.retry import InThread
 from hmac_file_server.web import conditional, download
 from hmac_file_server.web.errors import HTTPError, unavailable
-from hmac_file_server.web.headers import CACHE, file_headers, served_type
+from hmac_file_server.web.headers import CACHE, file_headers, lines, served_type
 from hmac_file_server.web.node import bug, nothing_here
 from hmac_file_server.web.request import Request
 
@@ -29,6 +29,7 @@ class Served:
 
     :param validators: ETag and Last-Modified.
     :param headers: those of an answer with the whole file.
+    :param lines: the same as they are sent.
     :param until: when it is looked at anew, in the clock's seconds.
     """
 
@@ -36,6 +37,7 @@ class Served:
     media_type: bytes
     validators: dict[bytes, bytes]
     headers: dict[bytes, bytes]
+    lines: bytes
     until: float
 
     @classmethod
@@ -44,7 +46,7 @@ class Served:
         media_type = served_type(file.media_type, name)
         validators = {b"ETag": conditional.etag(file), b"Last-Modified": conditional.last_modified(file)}
         headers = {**validators, **file_headers(media_type, name), b"Content-Length": b"%d" % file.size}
-        return cls(file, media_type, validators, headers, until)
+        return cls(file, media_type, validators, headers, lines(headers), until)
 
 
 class Serving:
@@ -57,15 +59,19 @@ class Serving:
         self._store = store
         self._in_thread = in_thread
         self._clock = clock
-        self._hot: dict[SlotPath, Served] = {}
+        self._hot: dict[bytes, Served] = {}
         self._hot_bytes = 0
+
+    def serve_from_memory(self, request: Request) -> bool:
+        """Answer if the same path, in the same spelling, has just been answered; else False."""
+        hot = self._hot.get(request.path)
+        if hot is None or hot.until <= self._clock.seconds():
+            return False
+        self._answer(request, hot)
+        return True
 
     def serve(self, request: Request, path: SlotPath) -> None:
         """Open the file in a thread, and answer as HTTP asks."""
-        hot = self._hot.get(path)
-        if hot is not None and hot.until > self._clock.seconds():
-            self._answer(request, hot)
-            return
         opened = self._in_thread(lambda: self._store.open(path, _SMALL))
         opened.addCallbacks(
             lambda file: self._opened(request, path, file), lambda failure: request.fail(_no_file(failure))
@@ -83,9 +89,9 @@ class Serving:
             return
         file.close()
         if file.content is not None:
-            self._keep(path, served)
+            self._keep(request.path, served)
 
-    def _keep(self, path: SlotPath, served: Served) -> None:
+    def _keep(self, path: bytes, served: Served) -> None:
         self._hot_bytes += served.file.size
         if self._hot_bytes > _HOT_BYTES:
             self._hot.clear()
@@ -95,6 +101,9 @@ class Serving:
     def _answer(self, request: Request, served: Served) -> list[download.Piece]:
         """Answer, or write the headers and say what is to follow."""
         file = served.file
+        if request.method == b"GET" and file.content is not None and not request.says_any(conditional.NAMES):
+            request.answer_ready(200, served.lines, file.content)
+            return []
         status = conditional.precondition_status(request.requestHeaders, file)
         if status == 304:
             request.answer(304, {**served.validators, b"Cache-Control": CACHE})
