@@ -12,6 +12,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from hmac_file_server.stores import flush
 from hmac_file_server.stores.flush import Flusher, Steps, Stepwise
 from hmac_file_server.threads import Threads
 from tests.support import DEADLINE
@@ -68,13 +69,19 @@ def gate() -> Iterator[Gate]:
 
 
 @pytest.fixture
-def flusher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flusher]:
-    """One that has no syncfs."""
+def flusher_with_syncfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flusher]:
+    """One that may flush its file system as a whole, whatever that is."""
+    monkeypatch.setattr(flush, "_type", lambda descriptor: 0xEF53)
     root = os.open(tmp_path, os.O_RDONLY)
-    made = Flusher(root)
-    monkeypatch.setattr(made, "_sync_all", lambda: False)
-    yield made
+    yield Flusher(root)
     os.close(root)
+
+
+@pytest.fixture
+def flusher(flusher_with_syncfs: Flusher, monkeypatch: pytest.MonkeyPatch) -> Flusher:
+    """One that has no syncfs."""
+    monkeypatch.setattr(flusher_with_syncfs, "_sync_all", lambda: False)
+    return flusher_with_syncfs
 
 
 def test_results_and_failures(reactor: Reactor) -> None:
@@ -156,6 +163,32 @@ def test_flushes_are_shared(reactor: Reactor, gate: Gate, flusher: Flusher, monk
     assert flushed == [*files, folder]
     for descriptor in (*files, folder):
         os.close(descriptor)
+
+
+def test_what_was_lost_is_told_once(flusher_with_syncfs: Flusher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the file system has told of a loss, which may be anybody's, each file is asked for by itself for ever."""
+    told, flushed = iter([0, -1, 0]), []
+
+    class Libc:
+        @staticmethod
+        def syncfs(descriptor: int) -> int:
+            return next(told)
+
+    monkeypatch.setattr(flush, "_libc", Libc)
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    for expected in ([], [1, 2, 3], [1, 2, 3, 1, 2, 3]):
+        assert flusher_with_syncfs.flush_all([[1], [2], [3]]) == [None] * 3
+        assert flushed == expected
+
+
+def test_only_known_file_systems_are_synced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody knows what syncfs does, each file is flushed by itself."""
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    proc = os.open("/proc", os.O_RDONLY)
+    assert Flusher(proc).flush_all([[1], [2], [3]]) == [None] * 3
+    os.close(proc)
+    assert flushed == [1, 2, 3]
 
 
 def test_a_flush_keeps_nobody_waiting(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import threading
 import time
@@ -20,6 +21,14 @@ _SEVERAL = 3
 _SLOW = 0.25
 _PAUSE = 30.0
 _REPORTS_ERRORS = (5, 8)
+_SYNCS_WHOLE = {
+    0xEF53,  # ext2, ext3, ext4
+    0x58465342,  # XFS
+    0x9123683E,  # Btrfs
+    0xF2F52010,  # F2FS
+    0x01021994,  # tmpfs
+}
+"""The file systems, as statfs(2) names them, whose syncfs(2) is known to wait for all and to tell what was lost."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -36,8 +45,10 @@ class Flusher:
     def __init__(self, root: int) -> None:
         self._root = root
         self._lock = threading.Lock()
+        self._syncing = threading.Lock()
         self._large = 0
-        self._avoid_until = 0.0 if _kernel() >= _REPORTS_ERRORS else float("inf")
+        usable = _kernel() >= _REPORTS_ERRORS and _type(root) in _SYNCS_WHOLE
+        self._avoid_until = 0.0 if usable else math.inf
 
     def flush(self, wish: Wish) -> None:
         """Return when all that was written to these before is on the disk.
@@ -50,8 +61,7 @@ class Flusher:
 
     def flush_all(self, wishes: Sequence[Wish]) -> list[OSError | None]:
         """As :meth:`flush`, for many at once; returns what is wrong with each."""
-        several = len(wishes) >= _SEVERAL and not self._large and time.monotonic() >= self._avoid_until
-        if several and self._sync_all():
+        if len(wishes) >= _SEVERAL and self._sync_all():
             return [None] * len(wishes)
         flushed: dict[int, OSError | None] = {}
         return [_fsync_all(wish, flushed) for wish in wishes]
@@ -62,13 +72,22 @@ class Flusher:
             self._large += change
 
     def _sync_all(self) -> bool:
-        """Flush the file system; False if it says that something was lost, which fsync then tells of each file."""
-        begun = time.monotonic()
-        succeeded: bool = _libc.syncfs(self._root) == 0
-        now = time.monotonic()
-        if now - begun > _SLOW:
-            self._avoid_until = now + _PAUSE
-        return succeeded
+        """Flush the file system; False if only fsync can tell of each file whether it is safe.
+
+        What was lost is told once, to whoever asks next, and may be a file that nobody has asked for yet. So one
+        thread at a time asks, and after the first loss nobody does any more.
+        """
+        with self._syncing:
+            begun = time.monotonic()
+            if self._large or begun < self._avoid_until:
+                return False
+            if _libc.syncfs(self._root) != 0:
+                self._avoid_until = math.inf
+                return False
+            now = time.monotonic()
+            if now - begun > _SLOW:
+                self._avoid_until = now + _PAUSE
+            return True
 
 
 @attrs.frozen(eq=False)
@@ -113,6 +132,14 @@ def _fsync(descriptor: int) -> OSError | None:
     except OSError as error:
         return error
     return None
+
+
+def _type(descriptor: int) -> int:
+    """What kind of file system it is on."""
+    answer = ctypes.create_string_buffer(256)
+    if _libc.fstatfs(descriptor, answer) != 0:
+        return 0
+    return ctypes.c_long.from_buffer(answer).value & 0xFFFFFFFF
 
 
 def _kernel() -> tuple[int, ...]:
