@@ -20,9 +20,9 @@ from prometheus_client.exposition import choose_encoder
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.web import server
 from twisted.web.http import Request
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Site
 
 from hmac_file_server import __version__
 
@@ -148,10 +148,18 @@ class MetricsRoot(Resource):
         return _Nothing()
 
 
-class MetricsSite(Site):
+class _Scrape(server.Request):
+    """A request for figures. None has a body; twisted.web would put it into a file first."""
+
+    def handleContentChunk(self, data: bytes) -> None:
+        self.channel.loseConnection()
+
+
+class MetricsSite(server.Site):
     """Serves the figures."""
 
     noisy = False
+    requestFactory = _Scrape
 
     def log(self, request: Any) -> None:
         """Scrapes come every few seconds and are not worth a line."""
@@ -196,7 +204,7 @@ class _Readiness(Resource):
         self._ready.problem().addCallback(answer).addErrback(
             lambda failure: _log.failure("a bug in answering /readyz", failure)
         )
-        return NOT_DONE_YET
+        return server.NOT_DONE_YET
 
 
 class _Nothing(Resource):

@@ -10,7 +10,8 @@ import sys
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -46,6 +47,7 @@ _WRITERS = 32
 _READERS = 16
 _LOOK_EVERY = 1.0
 _LATE_SECONDS = 10.0
+_READY_SECONDS = 3.0
 _LAST_SECONDS = 5.0
 
 T = TypeVar("T")
@@ -100,7 +102,7 @@ class FileService(MultiService):
         self._lines = Lines(out, config.log_level, reactor)
         access = Access(metrics, reactor, self._lines)
         tree = root(config.upload_sub_dir, files, resumption)
-        self._site = Site(tree, reactor, _limits(config), access.ended)
+        self._site = Site(tree, reactor, _limits(config), access.ended, access.turned_away)
         self._keeper.setServiceParent(self)
         self._says_hello = shared is None
         self._listener: Listener | SharedListener
@@ -110,10 +112,15 @@ class FileService(MultiService):
             return
         self._listener = Listener(config, "ListenPort", config.listen, self._site, reactor)
         self._listener.setServiceParent(self)
-        ready = Ready(lambda: self._site.draining, lambda: self._looker.run(self._store.check_writable))
+        ready = Ready(lambda: self._site.draining, self._check_store)
         serve_metrics(self, config, MetricsRoot(metrics.registry, ready), reactor)
         # The last to start: by then all listen.
         Notifier(reactor, os.environ, self._status).setServiceParent(self)
+
+    def _check_store(self) -> Deferred[None]:
+        if self._room.away:
+            return fail(Unusable(self._room.away))
+        return check_store(self._store, self._looker, self._reactor)
 
     def _make_keeper(self) -> FileKeeper | RedisKeeper:
         config, timeout = self._config, self._config.session_timeout
@@ -216,6 +223,12 @@ def open_store(config: Config) -> LocalStore:
     except Unusable as error:
         reason = f"{error}; it must be a folder that the daemon's user can write to"
         raise ConfigError(config.problem("StoreDir", config.store_dir, reason)) from None
+
+
+def check_store(store: LocalStore, looker: Threads, clock: IReactorTime) -> Deferred[None]:
+    """Fires when a file could be made in the store; fails when none can, or the disk takes too long to say so."""
+    late = Failure(Unusable("the disk does not answer"))
+    return looker.run(store.check_writable).addTimeout(_READY_SECONDS, clock, lambda *_: late)
 
 
 def serve_metrics(parent: MultiService, config: Config, root: MetricsRoot, reactor: Any) -> None:

@@ -26,7 +26,7 @@ from hmac_file_server.config import Config, ConfigError
 from hmac_file_server.listener import cannot_listen
 from hmac_file_server.metrics import MetricsRoot, Ready, describe_process
 from hmac_file_server.notify import Notifier
-from hmac_file_server.service import ignore_signals, open_store, say_hello, serve_metrics
+from hmac_file_server.service import check_store, ignore_signals, open_store, say_hello, serve_metrics
 from hmac_file_server.threads import Threads
 
 _log = Logger()
@@ -64,7 +64,7 @@ class WorkersService(MultiService):
         registry = CollectorRegistry()
         describe_process(registry)
         MultiProcessCollector(registry, self._figures)
-        ready = Ready(lambda: self._draining, lambda: self._looker.run(self._store.check_writable))
+        ready = Ready(lambda: self._draining, lambda: check_store(self._store, self._looker, reactor))
         serve_metrics(self, config, MetricsRoot(registry, ready), reactor)
 
     def startService(self) -> None:

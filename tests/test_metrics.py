@@ -6,12 +6,13 @@ import subprocess
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
-from twisted.web.server import Site
 
 from hmac_file_server import __version__
-from hmac_file_server.metrics import Metrics, MetricsRoot, Ready
+from hmac_file_server.metrics import Metrics, MetricsRoot, MetricsSite, Ready
+from hmac_file_server.service import check_store
 from tests.support import Daemon, need
 
 
@@ -21,7 +22,7 @@ class Scraper:
     def __init__(self, draining: bool = False, store: Deferred[None] | None = None) -> None:
         self.metrics = Metrics()
         root = MetricsRoot(self.metrics.registry, Ready(lambda: draining, lambda: store or succeed(None)))
-        self._protocol = Site(root, reactor=MemoryReactorClock()).buildProtocol(None)
+        self._protocol = MetricsSite(root, reactor=MemoryReactorClock()).buildProtocol(None)
         self.transport = StringTransport()
         self._protocol.makeConnection(self.transport)
 
@@ -162,6 +163,33 @@ def test_figures_are_read_only(target: str, method: str) -> None:
     scraper = Scraper()
     scraper.ask(target, method, "Content-Length: 0\r\n")
     assert scraper.answer()[0] in (405, 501)
+
+
+def test_bodies_are_not_taken() -> None:
+    """A body, which nobody reads here, is not stored anywhere: the connection ends."""
+    scraper = Scraper()
+    scraper.ask("/metrics", "POST", "Content-Length: 1000000000000\r\n")
+    assert not scraper.transport.disconnecting
+    scraper._protocol.dataReceived(b"x" * 1000)
+    assert scraper.transport.disconnecting
+
+
+def test_not_ready_while_the_disk_hangs() -> None:
+    """A disk that does not answer is no reason not to."""
+
+    class Hung:
+        def run(self, function: object) -> Deferred[None]:
+            return Deferred()
+
+    class Store:
+        check_writable = None
+
+    clock = Clock()
+    store = check_store(Store(), Hung(), clock)  # type: ignore[arg-type]  # nothing else of them is asked for
+    scraper = Scraper(store=store)
+    scraper.ask("/readyz")
+    clock.advance(60)
+    assert scraper.answer()[::2] == (503, "store: the disk does not answer\n")
 
 
 def test_exposition_is_flawless(daemon: Daemon) -> None:

@@ -17,7 +17,7 @@ from hmac_file_server.slots.signature import Verifier
 from hmac_file_server.stores.local import LocalStore
 from hmac_file_server.stores.room import Room
 from hmac_file_server.uploads.retry import RetryPolicy
-from hmac_file_server.uploads.upload import Uploads
+from hmac_file_server.uploads.upload import MEMORY, Uploads
 from hmac_file_server.web.limits import Limits
 from hmac_file_server.web.request import DRAIN_BYTES, DRAIN_IDLE, DRAIN_SECONDS, Request
 from hmac_file_server.web.resource import Files, root
@@ -40,8 +40,8 @@ class Server:
         self.store = LocalStore(str(folder), fsync=False)
         self.room = Room(0)
         self.uploads = Uploads(self.store, self.room, maybeDeferred, RetryPolicy(self.clock, 1, 1.0), 4096)
-        serving = Serving(self.store, maybeDeferred, self.clock)
-        files = Files(Verifier([SECRET.encode()]), serving, self.uploads, 1 << 30)
+        self.serving = Serving(self.store, maybeDeferred, self.clock)
+        files = Files(Verifier([SECRET.encode()]), self.serving, self.uploads, 1 << 30)
         self.ended: list[tuple[Request, bool, bool]] = []
         self.site = Site(root("upload", files), self.clock, Limits(), lambda *of: self.ended.append(of))
         self.connect()
@@ -272,3 +272,24 @@ def test_a_client_that_does_not_read_is_not_read(server: Server) -> None:
     server.channel.resumeProducing()
     assert server.transport.value().count(b"HTTP/1.1 404") == 3
     assert server.transport.producerState == "producing"
+
+
+def test_reads_shrink_when_many_upload(server: Server) -> None:
+    """A large body is read by large pieces, but never more at once than an upload may hold then."""
+    server.send(put("a/b", 64 << 20))
+    server.send(b"x" * 1000)
+    assert server.transport.bufferSize == 1 << 20
+    transport, channel = server.transport, server.channel
+    for number in range(200):
+        server.connect()
+        server.send(put(f"a/{number}", 64 << 20))
+    channel.dataReceived(b"x" * 1000)
+    assert transport.bufferSize * 2 * 201 <= MEMORY
+
+
+def test_many_small_downloads_are_forgotten(server: Server, tmp_path: Path) -> None:
+    """What is kept of small files for a moment is bounded, however small they are."""
+    for number in range(6000):
+        (tmp_path / f"{number}").touch()
+        assert status(server.send(f"GET /upload/{number} HTTP/1.1\r\nHost: a\r\n\r\n")) == b"200"
+    assert len(server.serving._hot) < 5000

@@ -51,7 +51,7 @@ class ResumableUpload(Upload):
     take: Callable[[InThread], Deferred[None]]
 
     def __init__(self, draft: KeptDraft, uploads: Uploads, clock: IReactorTime, is_new: bool) -> None:
-        super().__init__(draft, uploads.piece_size, uploads.loop(), uploads.in_thread)
+        super().__init__(draft, uploads)
         self.progress: Callable[[int], None] = lambda safe: None
         self.token = draft.token
         self.is_new = is_new

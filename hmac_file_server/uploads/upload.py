@@ -66,7 +66,7 @@ class Uploads:
         :raises Away: if the store can not be reached.
         """
         draft = self._store.draft(slot.path, slot.size, slot.media_type)
-        upload = Upload(draft, self.piece_size, self.loop(), self.in_thread)
+        upload = Upload(draft, self)
         upload.slot, upload.client, upload.begun = slot, client, time.time()
         self.add(upload, slot.size)
         return upload
@@ -115,9 +115,13 @@ class Uploads:
         """A retry loop for one upload."""
         return RetryLoop(self._policy, self.in_thread)
 
+    def share(self) -> int:
+        """Bytes that each upload may have in hand at the moment; it has so many twice at the most."""
+        return max(_SMALLEST_PIECE, MEMORY // (2 * max(1, len(self.active))))
+
     def piece_size(self) -> int:
         """Bytes that one upload gathers at the moment before it writes."""
-        return min(self._chunk_size, max(_SMALLEST_PIECE, MEMORY // max(1, len(self.active))))
+        return min(self._chunk_size, self.share())
 
 
 @implementer(IConsumer)
@@ -142,11 +146,11 @@ class Upload:
     client = ""
     begun = 0.0
 
-    def __init__(self, draft: Draft, piece_size: Callable[[], int], loop: RetryLoop, in_thread: InThread) -> None:
+    def __init__(self, draft: Draft, uploads: Uploads) -> None:
         self._draft = draft
-        self._piece_size = piece_size
-        self._loop = loop
-        self._in_thread = in_thread
+        self._uploads = uploads
+        self._loop = uploads.loop()
+        self._in_thread = uploads.in_thread
         self._producer: IPushProducer | None = None
         self._paused = False
         self._gathered: Chunks = []
@@ -177,6 +181,11 @@ class Upload:
     def owed(self) -> int:
         """Bytes that the upload has still to take from the store's free space."""
         return self._draft.owed
+
+    @property
+    def share(self) -> int:
+        """Bytes that it should be given at once, at the most, as things are."""
+        return self._uploads.share()
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         """Take the body from a push producer, which is paused while the disk is behind."""
@@ -211,7 +220,7 @@ class Upload:
         else:
             gathered.append(bytearray(data))
         self._gathered_size += len(data)
-        if self._gathered_size < self._piece_size():
+        if self._gathered_size < self._uploads.piece_size():
             return
         self._proceed()
         # The next piece is gathered while this one is written; the client waits when both are full.
@@ -243,7 +252,7 @@ class Upload:
         if self._complete:
             chunks = self._take()
             self._run(self._draft.finisher(chunks), self._published)
-        elif self._gathered_size >= self._piece_size():
+        elif self._gathered_size >= self._uploads.piece_size():
             chunks = self._take()
             self._run(lambda: self._draft.write(chunks))
 

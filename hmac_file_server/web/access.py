@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from urllib.parse import unquote_to_bytes
 
@@ -10,6 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from hmac_file_server.log import Lines, from_wire, printable
 from hmac_file_server.metrics import Metrics, Tally
 from hmac_file_server.slots.path import RESERVED
+from hmac_file_server.web.errors import HTTPError
 from hmac_file_server.web.request import Request
 
 _SERVER_ERROR = 500
@@ -27,6 +29,15 @@ class Access:
         self._clock = clock
         self._lines = lines
         self._tally = Tally(clock)
+        self._crowded_at = -math.inf
+
+    def turned_away(self, address: str, error: HTTPError) -> None:
+        """Take note of a connection that was refused; the log tells of one a second."""
+        self._metrics.refusals.labels(error.reason).inc()
+        now = self._clock.seconds()
+        if now >= self._crowded_at + 1.0 and self._lines.wants("warn"):
+            self._crowded_at = now
+            self._lines.write("warn", f"{address} was refused a connection: {error}")
 
     def ended(self, request: Request, timed_out: bool, cut: bool) -> None:
         """Take note of one request.

@@ -55,6 +55,7 @@ class Channel(HTTPChannel):
         try:
             self.counted_as = self.site.crowd.connected(self.peer)
         except HTTPError as error:
+            self.site.turned_away(self.peer.address, error)
             self._say_and_close(error)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

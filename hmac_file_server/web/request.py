@@ -41,6 +41,7 @@ DRAIN_IDLE = 5.0
 """Seconds without a byte after which a refused client is taken to be done."""
 
 _READ_SIZE = 1 << 20
+_SMALL_READ_SIZE = 64 << 10
 _LARGE_BODY = 1 << 20
 _HANGUP_CHECK = 1.0
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*(.*)", re.IGNORECASE)
@@ -74,6 +75,7 @@ class Request(server.Request):
     _client: str | None = None
     _counted_as = ""
     _drained = False
+    _most_read = 0
     _drain_timer: IDelayedCall | None = None
 
     def __init__(self, channel: Channel, *args: Any, **named: Any) -> None:
@@ -121,9 +123,8 @@ class Request(server.Request):
             self._flow = _Flow(self)
             body.registerProducer(self._flow, True)
             channel.setTimeout(self.site.limits.upload_timeout)
-            if length > _LARGE_BODY:
-                # The size of the reads decides how much CPU a large body costs.
-                self.transport.bufferSize = _READ_SIZE
+            self._most_read = _READ_SIZE if length > _LARGE_BODY else _SMALL_READ_SIZE
+            self._size_reads(body)
             expected = self.requestHeaders.hasHeader(b"Expect") and channel.expects_continue(self)
             if expected:
                 # Not by twisted.web, which would send it before the store has been asked.
@@ -169,6 +170,12 @@ class Request(server.Request):
                 self.channel.loseConnection()
         elif self.body is not None:
             self.body.write(data)
+            if self._most_read:
+                self._size_reads(self.body)
+
+    def _size_reads(self, body: Upload) -> None:
+        """Read much at once, for that decides how much CPU a large body costs; but not more than many can hold."""
+        self.transport.bufferSize = min(self._most_read, body.share)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         if self._drained:

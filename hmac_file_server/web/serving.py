@@ -21,6 +21,7 @@ from hmac_file_server.web.request import Request
 _SMALL = 64 << 10
 _HOT_SECONDS = 1.0
 _HOT_BYTES = 16 << 20
+_HOT_OVERHEAD = 4 << 10  # bytes that a file takes beside its content, its headers among them
 
 
 @attrs.frozen(eq=False)
@@ -92,10 +93,11 @@ class Serving:
             self._keep(request.path, served)
 
     def _keep(self, path: bytes, served: Served) -> None:
-        self._hot_bytes += served.file.size
+        size = served.file.size + _HOT_OVERHEAD
+        self._hot_bytes += size
         if self._hot_bytes > _HOT_BYTES:
             self._hot.clear()
-            self._hot_bytes = served.file.size
+            self._hot_bytes = size
         self._hot[path] = served
 
     def _answer(self, request: Request, served: Served) -> list[download.Piece]:

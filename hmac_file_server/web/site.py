@@ -10,12 +10,15 @@ from twisted.web import server
 from twisted.web.resource import IResource
 
 from hmac_file_server.web.channel import Channel
-from hmac_file_server.web.errors import unavailable
+from hmac_file_server.web.errors import HTTPError, unavailable
 from hmac_file_server.web.limits import Crowd, Limits
 from hmac_file_server.web.request import Request
 
 Ended = Callable[[Request, bool, bool], None]
 """Told of each request when it is over: the request, whether it timed out, whether it was cut off."""
+
+TurnedAway = Callable[[str, HTTPError], None]
+"""Told of each connection that is refused: the address, and what it was told."""
 
 
 class Site(server.Site):
@@ -24,6 +27,7 @@ class Site(server.Site):
     :param clock: for all timeouts.
     :param limits: what clients may hold open.
     :param ended: told of each request when it is over.
+    :param turned_away: told of each connection that is refused.
 
     :ivar draining: whether the daemon is about to stop and takes no new requests.
     """
@@ -38,12 +42,14 @@ class Site(server.Site):
         clock: IReactorTime,
         limits: Limits,
         ended: Ended,
+        turned_away: TurnedAway = lambda address, error: None,
     ) -> None:
         super().__init__(resource, timeout=limits.idle_timeout, reactor=clock, parsePOSTFormSubmission=False)
         self.limits = limits
         self.crowd = Crowd(limits)
         self.draining = False
         self._ended = ended
+        self.turned_away = turned_away
         self._channels: set[Channel] = set()
         self._drained: Deferred[None] | None = None
 
