@@ -8,23 +8,22 @@ can read the answer; then the connection ends, so that no byte of it is ever tak
 from __future__ import annotations
 
 import re
-import select
 import time
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
-from twisted.internet.interfaces import IDelayedCall, IPushProducer
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import NO_BODY_CODES, datetimeToString, parse_qs
-from zope.interface import implementer
 
 from hmac_file_server.uploads.upload import Upload
 from hmac_file_server.web.client import client_address
 from hmac_file_server.web.errors import MALFORMED, HTTPError
+from hmac_file_server.web.flow import Flow
 from hmac_file_server.web.headers import EVERYWHERE, lines
 
 if TYPE_CHECKING:
@@ -40,10 +39,7 @@ DRAIN_SECONDS = 30.0
 DRAIN_IDLE = 5.0
 """Seconds without a byte after which a refused client is taken to be done."""
 
-_READ_SIZE = 1 << 20
-_SMALL_READ_SIZE = 64 << 10
 _LARGE_BODY = 1 << 20
-_HANGUP_CHECK = 1.0
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*(.*)", re.IGNORECASE)
 _STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode("ascii")) for status in HTTPStatus
@@ -71,11 +67,10 @@ class Request(server.Request):
     is_here = False
     started = 0.0
     _resource: Any = None
-    _flow: _Flow | None = None
+    _flow: Flow | None = None
     _client: str | None = None
     _counted_as = ""
     _drained = False
-    _most_read = 0
     _drain_timer: IDelayedCall | None = None
 
     def __init__(self, channel: Channel, *args: Any, **named: Any) -> None:
@@ -120,11 +115,10 @@ class Request(server.Request):
         body.done.addErrback(self._upload_failed)
         expected = False
         if length and not self.is_here:
-            self._flow = _Flow(self)
+            self._flow = Flow(self, large=length > _LARGE_BODY)
             body.registerProducer(self._flow, True)
             channel.setTimeout(self.site.limits.upload_timeout)
-            self._most_read = _READ_SIZE if length > _LARGE_BODY else _SMALL_READ_SIZE
-            self._size_reads(body)
+            self._flow.size_reads(body.share)
             expected = self.requestHeaders.hasHeader(b"Expect") and channel.expects_continue(self)
             if expected:
                 # Not by twisted.web, which would send it before the store has been asked.
@@ -170,12 +164,8 @@ class Request(server.Request):
                 self.channel.loseConnection()
         elif self.body is not None:
             self.body.write(data)
-            if self._most_read:
-                self._size_reads(self.body)
-
-    def _size_reads(self, body: Upload) -> None:
-        """Read much at once, for that decides how much CPU a large body costs; but not more than many can hold."""
-        self.transport.bufferSize = min(self._most_read, body.share)
+            if self._flow is not None:
+                self._flow.size_reads(self.body.share)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         if self._drained:
@@ -320,92 +310,6 @@ class Request(server.Request):
         if self._drain_timer is not None and self._drain_timer.active():
             self._drain_timer.cancel()
         self._drain_timer = None
-
-
-@implementer(IPushProducer)
-class _Flow:
-    """The body of a request as a push producer: pausing it stops reading from the client.
-
-    While it is paused the reactor would not notice that the client leaves, so the socket is asked now
-    and then. (What the client sent before it left must have fitted the kernel's buffer to be seen.)
-    """
-
-    def __init__(self, request: Request) -> None:
-        self._request = request
-        self._channel = channel = request.channel
-        self._transport: Any = channel.transport
-        self._paused = False
-        self._limits = channel.site.limits
-        self._rate_check: IDelayedCall | None = None
-        self._had = 0
-        self._watch_rate()
-        self._check: IDelayedCall | None = None
-        self.ended = False
-
-    def pauseProducing(self) -> None:
-        self._paused = True
-        self._stop_rate_check()
-        self._transport.pauseProducing()
-        self._channel.setTimeout(None)
-        self._check_later()
-
-    def resumeProducing(self) -> None:
-        self._stop_check()
-        self._paused = False
-        if not self.ended:
-            self._watch_rate()
-            self._channel.setTimeout(self._limits.upload_timeout)
-        self._transport.resumeProducing()
-
-    def stopProducing(self) -> None:
-        self._transport.loseConnection()
-
-    def end(self, lost: bool = False) -> None:
-        """No more of the body is wanted or to come."""
-        self.ended = True
-        self._stop_check()
-        self._stop_rate_check()
-        if not lost:
-            vars(self._transport).pop("bufferSize", None)
-            if self._paused:
-                self.resumeProducing()
-
-    def _watch_rate(self) -> None:
-        """From now on, see whether the client keeps up the lowest rate."""
-        if self._limits.min_rate:
-            self._had = self._request.body_received
-            clock = self._channel.site.reactor
-            self._rate_check = clock.callLater(self._limits.upload_timeout, self._look_at_rate)
-
-    def _look_at_rate(self) -> None:
-        self._rate_check = None
-        if self._request.body_received - self._had < self._limits.min_rate * self._limits.upload_timeout:
-            self._channel.timeoutConnection()
-        else:
-            self._watch_rate()
-
-    def _stop_rate_check(self) -> None:
-        if self._rate_check is not None:
-            self._rate_check.cancel()
-            self._rate_check = None
-
-    def _check_later(self) -> None:
-        if hasattr(self._transport, "fileno"):
-            self._check = self._channel.site.reactor.callLater(_HANGUP_CHECK, self._look_for_hangup)
-
-    def _stop_check(self) -> None:
-        if self._check is not None:
-            self._check.cancel()
-            self._check = None
-
-    def _look_for_hangup(self) -> None:
-        self._check = None
-        poll = select.poll()
-        poll.register(self._transport.fileno(), select.POLLRDHUP)
-        if poll.poll(0):
-            self._transport.abortConnection()
-        else:
-            self._check_later()
 
 
 def _origin_form(target: bytes) -> bytes:

@@ -1,0 +1,112 @@
+"""The body of a request on its way in: how fast it is read, and whether its client still sends."""
+
+from __future__ import annotations
+
+import select
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.interfaces import IDelayedCall, IPushProducer
+from zope.interface import implementer
+
+if TYPE_CHECKING:
+    from hmac_file_server.web.request import Request
+
+_READ, _LARGE_READ = 64 << 10, 1 << 20
+_HANGUP_CHECK = 1.0
+
+
+@implementer(IPushProducer)
+class Flow:
+    """The body of a request as a push producer: pausing it stops reading from the client.
+
+    While it is paused the reactor would not notice that the client leaves, so the socket is asked now
+    and then. (What the client sent before it left must have fitted the kernel's buffer to be seen.)
+
+    :param large: whether the body is, and worth large reads.
+    :ivar ended: whether no more of it is wanted or to come.
+    """
+
+    def __init__(self, request: Request, large: bool) -> None:
+        self._request = request
+        self._channel = channel = request.channel
+        self._transport: Any = channel.transport
+        self._paused = False
+        self._limits = channel.site.limits
+        self._most = _LARGE_READ if large else _READ
+        self._rate_check: IDelayedCall | None = None
+        self._had = 0
+        self._watch_rate()
+        self._check: IDelayedCall | None = None
+        self.ended = False
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+        self._stop_rate_check()
+        self._transport.pauseProducing()
+        self._channel.setTimeout(None)
+        self._check_later()
+
+    def resumeProducing(self) -> None:
+        self._stop_check()
+        self._paused = False
+        if not self.ended:
+            self._watch_rate()
+            self._channel.setTimeout(self._limits.upload_timeout)
+        self._transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        self._transport.loseConnection()
+
+    def end(self, lost: bool = False) -> None:
+        """No more of the body is wanted or to come."""
+        self.ended = True
+        self._stop_check()
+        self._stop_rate_check()
+        if not lost:
+            vars(self._transport).pop("bufferSize", None)
+            if self._paused:
+                self.resumeProducing()
+
+    def size_reads(self, share: int) -> None:
+        """Read much at once, for that decides how much CPU a large body costs.
+
+        :param share: bytes that may be in hand.
+        """
+        self._transport.bufferSize = min(self._most, share)
+
+    def _watch_rate(self) -> None:
+        """From now on, see whether the client keeps up the lowest rate."""
+        if self._limits.min_rate:
+            self._had = self._request.body_received
+            clock = self._channel.site.reactor
+            self._rate_check = clock.callLater(self._limits.upload_timeout, self._look_at_rate)
+
+    def _look_at_rate(self) -> None:
+        self._rate_check = None
+        if self._request.body_received - self._had < self._limits.min_rate * self._limits.upload_timeout:
+            self._channel.timeoutConnection()
+        else:
+            self._watch_rate()
+
+    def _stop_rate_check(self) -> None:
+        if self._rate_check is not None:
+            self._rate_check.cancel()
+            self._rate_check = None
+
+    def _check_later(self) -> None:
+        if hasattr(self._transport, "fileno"):
+            self._check = self._channel.site.reactor.callLater(_HANGUP_CHECK, self._look_for_hangup)
+
+    def _stop_check(self) -> None:
+        if self._check is not None:
+            self._check.cancel()
+            self._check = None
+
+    def _look_for_hangup(self) -> None:
+        self._check = None
+        poll = select.poll()
+        poll.register(self._transport.fileno(), select.POLLRDHUP)
+        if poll.poll(0):
+            self._transport.abortConnection()
+        else:
+            self._check_later()
