@@ -27,13 +27,18 @@ _HIDDEN = {"Secret", "RedisPassword"}
 
 _FOREIGN = frozenset(
     """
-    autobantime autounban blockafterfails blockduration buffersize deletefiles deletefilesafterperiod
-    deletefilesreport deletefilesreportpath enablegetretries enableversioning loggingenabled maxversions
-    minfreespacethreshold numcores reasksecretenabled reasksecretinterval unixsocketpath versioningdirectory
-    versioningstrategy
+    autobantime autounban blockafterfails blockduration bufferenabled buffersize buffer_size checksumverification
+    chunkmaxretries chunk_max_retries chunk_size deletefiles deletefilesafterperiod deletefilesreport
+    deletefilesreportpath enablegetretries enableversioning loggingenabled maxretentionsize maxretentiontime
+    maxversions minfreespacethreshold numcores readtimeout read_timeout reasksecretenabled reask_secret_enabled
+    reasksecretinterval reask_secret_interval redisenabled reportpath retentionpolicyenabled unixsocketpath
+    versioningdirectory versioningstrategy writereport writetimeout write_timeout
     """.split()
 )
 """Keys of prosody-filer and hmac-file-server 1.0.x that mean nothing here."""
+
+_ALIASES = {"metrics_enabled": "metricsenabled", "metrics_port": "metricsport"}
+"""How hmac-file-server 1.0.x also wrote keys that do mean something here."""
 
 
 class ConfigError(Exception):
@@ -158,7 +163,7 @@ class Config:
     log_level: str = _key("LogLevel", _level, "info")
     log_file: str = _key("LogFile", _text, "")
     max_retries: int = _key("MaxRetries", _whole(0, 1000), 5)
-    retry_delay: float = _key("RetryDelay", _seconds(0.001, 3600), 2)
+    retry_delay: float = _key("RetryDelay", _seconds(0, 3600), 2)
     redis: RedisServer | None = _key("RedisAddr", _redis, "")
     redis_password: str = _key("RedisPassword", _text, "", shown=False)
     redis_db: int = _key("RedisDB", _whole(0, 1 << 16), 0)
@@ -251,7 +256,7 @@ def _known_keys(path: str, read: dict[str, Any]) -> tuple[dict[str, tuple[str, A
     given: dict[str, tuple[str, Any]] = {}
     warnings = []
     for name, value in read.items():
-        lower = name.lower()
+        lower = _ALIASES.get(name.lower(), name.lower())
         if lower in given:
             raise ConfigError(f"{path}: {printable(name)} is there twice, also as {given[lower][0]}; keep one")
         if lower in _FOREIGN:
