@@ -242,13 +242,18 @@ def _read(path: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     try:
-        # Python's own parser first: toml takes a list without its end, and its errors can quote the secret.
-        tomllib.loads(text)
-        return dict(toml.loads(text))
+        # Python's own parser decides: toml takes a list without its end, and its errors can quote the secret.
+        checked = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not TOML: {printable(str(error))}; text is written in quotes") from None
-    except Exception:  # toml lets IndexError, TypeError, KeyError... out on some input
+    except Exception:  # numbers too long to convert, nesting too deep
         raise ConfigError(f"{path}: not TOML that can be read; see etc/config.toml for how it is written") from None
+    try:
+        read = dict(toml.loads(text))
+        # toml reads some values wrongly: "\"\"]]m's=" loses its ends. With a wrong secret every upload is refused.
+        return read if read == checked else checked
+    except Exception:  # and on others it raises IndexError, TypeError, KeyError...
+        return checked
 
 
 def _known_keys(path: str, read: dict[str, Any]) -> tuple[dict[str, tuple[str, Any]], list[str]]:

@@ -141,6 +141,23 @@ def test_foreign_keys_are_named(path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("value", "secrets"),
+    [
+        (r'''"\"\"]]m's="''', [b'""]]m\'s=']),
+        ('[",comma"]', [b",comma"]),
+        ('["new", ",comma"]', [b"new", b",comma"]),
+        ('[", a", "b"]', [b", a", b"b"]),
+        ("'a#b'", [b"a#b"]),
+        ('"a\\u0041 # b"', [b"aA # b"]),
+        ('"""a"b"""', [b'a"b']),
+    ],
+)
+def test_secrets_that_are_hard_to_read(path: Path, value: str, secrets: list[bytes]) -> None:
+    """Whatever stands in a secret, it is read as TOML says."""
+    assert read(path, f'Secret = {value}\nStoreDir = "/srv/upload"\n').secrets == tuple(secrets)
+
+
 OLD = {
     "ListenPort": ":8080",
     "UnixSocket": False,
@@ -302,6 +319,13 @@ def test_number_without_end(path: Path) -> None:
     assert line.endswith(": write a whole number from 0 to 1000")
 
 
+def test_more_digits_than_python_reads(path: Path) -> None:
+    """A number that Python's parser gives up on is refused in one line too."""
+    assert refusal(path, f"{NEEDED}MaxRetries = {'9' * 5000}") == (
+        "not TOML that can be read; see etc/config.toml for how it is written"
+    )
+
+
 @pytest.mark.parametrize(
     "value",
     [f"{{a = '{SECRET}'}}", f'["{SECRET}", ""]', f'[["{SECRET}"]]', "5", "true", '""', "[]", "2020-01-01"],
@@ -449,6 +473,14 @@ def test_example_secret_among_others(path: Path) -> None:
     file = path.with_name("secret")
     file.write_text(secret + "\n")
     assert "everybody knows" in refusal(path, f'SecretFile = "{file}"\n{rest}')
+
+
+@in_one_folder
+@given(st.lists(st.text(st.characters(exclude_categories=["C"]), min_size=1), min_size=1, max_size=3))
+def test_any_secrets(path: Path, secrets: list[str]) -> None:
+    """A list of any secrets is read as it was written."""
+    config = read(path, f'Secret = {_toml(secrets)}\nStoreDir = "/srv/upload"\n')
+    assert config.secrets == tuple(secret.encode() for secret in secrets)
 
 
 # Anything
