@@ -289,7 +289,10 @@ def _checked(path: str, name: str, value: Any, parse: Callable[[Any], Any]) -> A
 def _line(path: str, name: str, value: object, reason: str) -> str:
     if name.lower() in {hidden.lower() for hidden in _HIDDEN}:
         return f"{path}: {name}: {reason}"
-    return f"{path}: {name} = {_shown(value)[:200]}: {reason}"
+    shown = _shown(value)
+    if name.lower() == "redisaddr":  # It may be a URL with a password, redis://:password@host.
+        shown = re.sub(r"""(["']?).*@""", r"\1...@", shown)
+    return f"{path}: {name} = {shown[:200]}: {reason}"
 
 
 def _shown(value: object) -> str:

@@ -363,6 +363,15 @@ def test_list_without_its_end(path: Path) -> None:
     assert refusal(path, f'StoreDir = "/srv/upload"\nSecret = ["{SECRET}"\n').startswith("not TOML: ")
 
 
+@pytest.mark.parametrize("host", ["redis.example:6379", "[::1]:6379", "redis.example:6379/0"])
+@pytest.mark.parametrize("form", ['"redis://:{}@{}"', '"redis://user:p@{}@{}"', '"tls:{}@{}"', '["redis://:{}@{}"]'])
+def test_refused_redis_hides_its_password(path: Path, form: str, host: str) -> None:
+    """What stands before the host of Redis may be a password, and is not shown."""
+    line = refusal(path, f"{NEEDED}redisaddr = {form.format(SECRET, host)}")
+    assert line.startswith("redisaddr = ")
+    assert f"...@{host}" in line
+
+
 def test_secret_is_not_shown(path: Path) -> None:
     """A configuration in a log or a traceback shows neither the secret nor the password."""
     config = read(path, NEEDED + 'RedisPassword = "hunter2"')
