@@ -27,13 +27,18 @@ _HIDDEN = {"Secret", "RedisPassword"}
 
 _FOREIGN = frozenset(
     """
-    autobantime autounban blockafterfails blockduration buffersize deletefiles deletefilesafterperiod
-    deletefilesreport deletefilesreportpath enablegetretries enableversioning loggingenabled maxversions
-    minfreespacethreshold numcores reasksecretenabled reasksecretinterval unixsocketpath versioningdirectory
-    versioningstrategy
+    autobantime autounban blockafterfails blockduration bufferenabled buffersize buffer_size checksumverification
+    chunkmaxretries chunk_max_retries chunk_size deletefiles deletefilesafterperiod deletefilesreport
+    deletefilesreportpath enablegetretries enableversioning loggingenabled maxretentionsize maxretentiontime
+    maxversions minfreespacethreshold numcores readtimeout read_timeout reasksecretenabled reask_secret_enabled
+    reasksecretinterval reask_secret_interval redisenabled reportpath retentionpolicyenabled unixsocketpath
+    versioningdirectory versioningstrategy writereport writetimeout write_timeout
     """.split()
 )
 """Keys of prosody-filer and hmac-file-server 1.0.x that mean nothing here."""
+
+_ALIASES = {"metrics_enabled": "metricsenabled", "metrics_port": "metricsport"}
+"""How hmac-file-server 1.0.x also wrote keys that do mean something here."""
 
 
 class ConfigError(Exception):
@@ -158,7 +163,7 @@ class Config:
     log_level: str = _key("LogLevel", _level, "info")
     log_file: str = _key("LogFile", _text, "")
     max_retries: int = _key("MaxRetries", _whole(0, 1000), 5)
-    retry_delay: float = _key("RetryDelay", _seconds(0.001, 3600), 2)
+    retry_delay: float = _key("RetryDelay", _seconds(0, 3600), 2)
     redis: RedisServer | None = _key("RedisAddr", _redis, "")
     redis_password: str = _key("RedisPassword", _text, "", shown=False)
     redis_db: int = _key("RedisDB", _whole(0, 1 << 16), 0)
@@ -237,13 +242,18 @@ def _read(path: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     try:
-        # Python's own parser first: toml takes a list without its end, and its errors can quote the secret.
-        tomllib.loads(text)
-        return dict(toml.loads(text))
+        # Python's own parser decides: toml takes a list without its end, and its errors can quote the secret.
+        checked = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not TOML: {printable(str(error))}; text is written in quotes") from None
-    except Exception:  # toml lets IndexError, TypeError, KeyError... out on some input
+    except Exception:  # numbers too long to convert, nesting too deep
         raise ConfigError(f"{path}: not TOML that can be read; see etc/config.toml for how it is written") from None
+    try:
+        read = dict(toml.loads(text))
+        # toml reads some values wrongly: "\"\"]]m's=" loses its ends. With a wrong secret every upload is refused.
+        return read if read == checked else checked
+    except Exception:  # and on others it raises IndexError, TypeError, KeyError...
+        return checked
 
 
 def _known_keys(path: str, read: dict[str, Any]) -> tuple[dict[str, tuple[str, Any]], list[str]]:
@@ -251,7 +261,7 @@ def _known_keys(path: str, read: dict[str, Any]) -> tuple[dict[str, tuple[str, A
     given: dict[str, tuple[str, Any]] = {}
     warnings = []
     for name, value in read.items():
-        lower = name.lower()
+        lower = _ALIASES.get(name.lower(), name.lower())
         if lower in given:
             raise ConfigError(f"{path}: {printable(name)} is there twice, also as {given[lower][0]}; keep one")
         if lower in _FOREIGN:
@@ -279,7 +289,10 @@ def _checked(path: str, name: str, value: Any, parse: Callable[[Any], Any]) -> A
 def _line(path: str, name: str, value: object, reason: str) -> str:
     if name.lower() in {hidden.lower() for hidden in _HIDDEN}:
         return f"{path}: {name}: {reason}"
-    return f"{path}: {name} = {_shown(value)[:200]}: {reason}"
+    shown = _shown(value)
+    if name.lower() == "redisaddr":  # It may be a URL with a password, redis://:password@host.
+        shown = re.sub(r"""(["']?).*@""", r"\1...@", shown)
+    return f"{path}: {name} = {shown[:200]}: {reason}"
 
 
 def _shown(value: object) -> str:

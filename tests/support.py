@@ -43,16 +43,22 @@ def put_target(path: str, size: int, prefix: str = "/upload/", secret: str = SEC
     return f"{prefix}{quote(path)}?v={v(path, size, secret)}"
 
 
+_given_ports: set[int] = set()
+
+
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on, outside the ephemeral range."""
+    """A TCP port on 127.0.0.1 that nobody listens on, outside the ephemeral range; each is given once."""
     for _ in range(1000):
         port = 10000 + int.from_bytes(os.urandom(2), "big") % 20000
+        if port in _given_ports:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            return port
+        _given_ports.add(port)
+        return port
     raise AssertionError("no free port")
 
 

@@ -95,6 +95,7 @@ def test_every_key_but_two_has_a_default() -> None:
         ('MaxUploadSize = "1tib"', "max_upload_size", 1 << 40),
         ('MaxUploadSize = "5"', "max_upload_size", 5),
         ("RetryDelay = 0.5", "retry_delay", 0.5),
+        ("RetryDelay = 0", "retry_delay", 0.0),
         ("MaxRetries = 0", "max_retries", 0),
         ("ShutdownTimeout = 0", "shutdown_timeout", 0.0),
         ("Fsync = false", "fsync", False),
@@ -140,6 +141,101 @@ def test_foreign_keys_are_named(path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("value", "secrets"),
+    [
+        (r'''"\"\"]]m's="''', [b'""]]m\'s=']),
+        ('[",comma"]', [b",comma"]),
+        ('["new", ",comma"]', [b"new", b",comma"]),
+        ('[", a", "b"]', [b", a", b"b"]),
+        ("'a#b'", [b"a#b"]),
+        ('"a\\u0041 # b"', [b"aA # b"]),
+        ('"""a"b"""', [b'a"b']),
+    ],
+)
+def test_secrets_that_are_hard_to_read(path: Path, value: str, secrets: list[bytes]) -> None:
+    """Whatever stands in a secret, it is read as TOML says."""
+    assert read(path, f'Secret = {value}\nStoreDir = "/srv/upload"\n').secrets == tuple(secrets)
+
+
+OLD = {
+    "ListenPort": ":8080",
+    "UnixSocket": False,
+    "Secret": SECRET,
+    "StoreDir": "/mnt/storage/hmac-file-server/",
+    "UploadSubDir": "upload",
+    "LogLevel": "debug",
+    "LogFile": "/var/log/hmac-file-server.log",
+    "MaxRetries": 5,
+    "RetryDelay": 2,
+    "MaxUploadSize": 1073741824,
+    "MetricsEnabled": True,
+    "MetricsPort": ":9091",
+    "RedisAddr": "localhost:6379",
+    "RedisPassword": "",
+    "RedisDB": 0,
+}
+OLD_AND_MEANINGLESS = {
+    "LoggingEnabled": True,
+    "UnixSocketPath": "/run/filer.sock",
+    "EnableVersioning": True,
+    "VersioningDirectory": "/mnt/storage/versions/",
+    "MaxVersions": 2,
+    "VersioningStrategy": "timestamp",
+    "EnableGetRetries": True,
+    "BlockAfterFails": 5,
+    "BlockDuration": 300,
+    "AutoUnban": True,
+    "AutoBanTime": 600,
+    "DeleteFiles": True,
+    "DeleteFilesAfterPeriod": "1y",
+    "DeleteFilesReport": True,
+    "DeleteFilesReportPath": "/var/log/deleted_files.log",
+    "WriteReport": True,
+    "ReportPath": "/var/log/report.log",
+    "NumCores": "auto",
+    "MinFreeSpaceThreshold": 104857600,
+    "ReaskSecretEnabled": True,
+    "ReaskSecretInterval": "1h",
+    "reask_secret_enabled": True,
+    "reask_secret_interval": "1h",
+    "ChecksumVerification": True,
+    "RetentionPolicyEnabled": True,
+    "MaxRetentionSize": 10737418240,
+    "MaxRetentionTime": "30d",
+    "RedisEnabled": True,
+    "ReadTimeout": 900,
+    "WriteTimeout": 900,
+    "BufferEnabled": True,
+    "BufferSize": 65536,
+    "ChunkMaxRetries": 3,
+    "read_timeout": 900,
+    "write_timeout": 900,
+    "buffer_size": 65536,
+    "chunk_size": 1048576,
+    "chunk_max_retries": 3,
+}
+
+
+def test_configuration_of_the_old_server(path: Path) -> None:
+    """A whole configuration of hmac-file-server 1.0.x works unchanged; each key that means nothing is named."""
+    lines = [f"{key} = {_toml(value)}  # as documented\n" for key, value in (OLD | OLD_AND_MEANINGLESS).items()]
+    config = read(path, "".join(lines))
+    assert (config.secrets, config.store_dir) == ((SECRET.encode(),), "/mnt/storage/hmac-file-server/")
+    assert (config.upload_sub_dir, config.max_upload_size) == ("upload", 1 << 30)
+    assert (config.metrics_listen.given, config.redis) == (":9091", RedisServer("localhost", 6379))
+    assert config.chunk_size == Config(secrets=(), store_dir="").chunk_size
+    assert config.warnings == tuple(
+        f"{path}: {key} means nothing to this server and is passed over" for key in OLD_AND_MEANINGLESS
+    )
+
+
+def test_old_names_of_the_metrics_keys(path: Path) -> None:
+    """Metrics that 1.0.x was told to leave out by metrics_enabled stay out; metrics_port says where they are."""
+    config = read(path, NEEDED + 'metrics_enabled = false\nmetrics_port = ":9091"\n')
+    assert (config.metrics_enabled, config.metrics_listen.given, config.warnings) == (False, ":9091", ())
+
+
 def test_byte_order_mark(path: Path) -> None:
     """A file that an editor on Windows saved, with its mark and line ends, is read."""
     assert read(path, b"\xef\xbb\xbf" + NEEDED.replace("\n", "\r\n").encode()).store_dir == "/srv/upload"
@@ -165,8 +261,8 @@ def test_byte_order_mark(path: Path) -> None:
         ("maxretries = -1", "maxretries = -1: write a whole number from 0 to 1000"),
         ("MaxRetries = 1001", "MaxRetries = 1001: write a whole number from 0 to 1000"),
         ('MaxRetries = "a\\u001bb"', 'MaxRetries = "a\\x1bb": write a whole number from 0 to 1000'),
-        ("RetryDelay = 0", "RetryDelay = 0: write a number of seconds from 0.001 to 3600"),
-        ("RetryDelay = nan", "RetryDelay = nan: write a number of seconds from 0.001 to 3600"),
+        ("RetryDelay = -1", "RetryDelay = -1: write a number of seconds from 0 to 3600"),
+        ("RetryDelay = nan", "RetryDelay = nan: write a number of seconds from 0 to 3600"),
         ('UploadTimeout = "60s"', 'UploadTimeout = "60s": write a number of seconds from 1 to 86400'),
         ("IdleTimeout = 86401", "IdleTimeout = 86401: write a number of seconds from 1 to 86400"),
         (
@@ -223,6 +319,13 @@ def test_number_without_end(path: Path) -> None:
     assert line.endswith(": write a whole number from 0 to 1000")
 
 
+def test_more_digits_than_python_reads(path: Path) -> None:
+    """A number that Python's parser gives up on is refused in one line too."""
+    assert refusal(path, f"{NEEDED}MaxRetries = {'9' * 5000}") == (
+        "not TOML that can be read; see etc/config.toml for how it is written"
+    )
+
+
 @pytest.mark.parametrize(
     "value",
     [f"{{a = '{SECRET}'}}", f'["{SECRET}", ""]', f'[["{SECRET}"]]', "5", "true", '""', "[]", "2020-01-01"],
@@ -258,6 +361,15 @@ def test_broken_line_of_the_secret(path: Path, line: str) -> None:
 def test_list_without_its_end(path: Path) -> None:
     """A list that is never closed is refused; it is not read with the last secret cut short."""
     assert refusal(path, f'StoreDir = "/srv/upload"\nSecret = ["{SECRET}"\n').startswith("not TOML: ")
+
+
+@pytest.mark.parametrize("host", ["redis.example:6379", "[::1]:6379", "redis.example:6379/0"])
+@pytest.mark.parametrize("form", ['"redis://:{}@{}"', '"redis://user:p@{}@{}"', '"tls:{}@{}"', '["redis://:{}@{}"]'])
+def test_refused_redis_hides_its_password(path: Path, form: str, host: str) -> None:
+    """What stands before the host of Redis may be a password, and is not shown."""
+    line = refusal(path, f"{NEEDED}redisaddr = {form.format(SECRET, host)}")
+    assert line.startswith("redisaddr = ")
+    assert f"...@{host}" in line
 
 
 def test_secret_is_not_shown(path: Path) -> None:
@@ -370,6 +482,14 @@ def test_example_secret_among_others(path: Path) -> None:
     file = path.with_name("secret")
     file.write_text(secret + "\n")
     assert "everybody knows" in refusal(path, f'SecretFile = "{file}"\n{rest}')
+
+
+@in_one_folder
+@given(st.lists(st.text(st.characters(exclude_categories=["C"]), min_size=1), min_size=1, max_size=3))
+def test_any_secrets(path: Path, secrets: list[str]) -> None:
+    """A list of any secrets is read as it was written."""
+    config = read(path, f'Secret = {_toml(secrets)}\nStoreDir = "/srv/upload"\n')
+    assert config.secrets == tuple(secret.encode() for secret in secrets)
 
 
 # Anything

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -93,8 +96,19 @@ def test_socket_of_prosody_filer(path: str) -> None:
     assert not listen.loopback
 
 
-@given(st.text('[]:.%0123456789abcdef/=\\ \n"tcpunix', max_size=30))
-def test_junk_is_refused_or_understood(text: str) -> None:
+def resolver(address: str) -> Callable[..., list[Any]]:
+    """A getaddrinfo that knows one address for all hosts; none if it is empty."""
+
+    def getaddrinfo(host: str, port: object, **_: object) -> list[Any]:
+        if not address:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(socket.AF_UNSPEC, socket.SOCK_STREAM, 6, "", (address, 0))]
+
+    return getaddrinfo
+
+
+@given(st.text('[]:.%0123456789abcdef/=\\ \n"tcpunix', max_size=30), st.sampled_from(["", "127.0.0.1", "fe80::1%2"]))
+def test_junk_is_refused_or_understood(text: str, known: str) -> None:
     """Whatever is written, it is an address or refused; nothing else comes of it."""
-    with contextlib.suppress(ValueError):
+    with mock.patch.object(socket, "getaddrinfo", resolver(known)), contextlib.suppress(ValueError):
         assert isinstance(listen_at("[" + text), Listen)

@@ -107,6 +107,12 @@ def test_a_lost_flush_does_not_pass() -> None:
     assert not may_pass(NotDurable(errno.EIO, "x"))
 
 
+def test_no_delay() -> None:
+    """With a delay of 0 each try follows at once."""
+    immediate = RetryPolicy(Clock(), 5, 0.0)
+    assert [immediate.delay_before(attempt) for attempt in (1, 2, 1000)] == [0.0, 0.0, 0.0]
+
+
 def test_the_delay_is_bounded() -> None:
     """However often it fails, the next try is at most a minute away."""
     assert policy(Clock()).delay_before(1000) == LONGEST_DELAY
