@@ -205,8 +205,9 @@ def shape(folder: Path) -> str:
     cores = os.cpu_count()
     model = _first_line("/proc/cpuinfo", lambda line: line.startswith("model name")).partition(":")[2].strip()
     total = _meminfo("MemTotal") / (1 << 30)
+    kernel = ".".join(platform.release().split(".")[:2])
     kind = platform.machine() + (f", {model}" if model else "")
-    return f"{cores} cores ({kind}), {total:.0f} GiB of memory, Linux {platform.release()}, {_file_system(folder)}"
+    return f"{cores} cores ({kind}), {total:.0f} GiB of memory, Linux {kernel}, {_file_system(folder)}"
 
 
 def _first_line(path: str, wanted: Callable[[str], bool]) -> str:

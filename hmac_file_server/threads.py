@@ -56,7 +56,6 @@ class Threads:
         self._flushing = 0
         self._told = False
         # In the reactor's thread only:
-        self._open = 0
         self._is_new = False
         self._first: _Job | None = None
         self._look: IDelayedCall | None = None
@@ -65,7 +64,6 @@ class Threads:
         """Run a blocking function; the Deferred fires in the reactor's thread."""
         job = _Job(function)
         self._jobs.append(job)
-        self._open += 1
         if not self._is_new:
             # When the reactor has done all that is at hand: until then the two would only be in each other's way.
             self._is_new = True
@@ -105,7 +103,7 @@ class Threads:
             if self._jobs and self._jobs[0] is self._first:
                 self._wake()
         self._deliver()
-        if self._open and self._look is None:
+        if self._jobs and self._look is None:
             self._look_later()
 
     def _deliver(self) -> None:
@@ -113,7 +111,6 @@ class Threads:
         finished = self._finished
         while finished:
             job = finished.popleft()
-            self._open -= 1
             job.done.callback(job.outcome)
 
     # In a thread of the pool

@@ -114,6 +114,8 @@ def test_a_stuck_call_is_passed(reactor: Reactor, gate: Gate) -> None:
         reactor.advance(0.01)
     assert behind.result == "done"
     assert not stuck.called
+    reactor.advance(0.01)
+    assert not reactor.getDelayedCalls(), "nobody waits, so nothing is looked for"
     gate.open()
     assert reactor.wait_for(stuck) is None
 
