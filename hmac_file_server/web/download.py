@@ -24,8 +24,7 @@ _log = Logger()
 Piece = bytes | Range
 """Bytes to send as they are, or a range of the file."""
 
-_WINDOW = 1 << 20  # bytes that are looked for in memory and sent by one call
-_AT_ONCE = 4
+_WINDOW = 1 << 20
 _READ = 256 << 10
 _NOT_WAITING = getattr(os, "RWF_NOWAIT", 0)
 
@@ -128,20 +127,16 @@ class _KernelCopy(_Download):
             self._begun = True
             self._transport.startWriting()
             return
-        for _ in range(_AT_ONCE):
-            if self._reading or self._stopped:
-                return
-            part = self._part or next(self._pieces)
-            if isinstance(part, bytes):
-                self._request.sentLength += len(part)
-                self._transport.write(part)
-                self._go_on()
-                return
+        if self._reading or self._stopped:
+            return
+        part = self._part or next(self._pieces)
+        if isinstance(part, bytes):
+            self._request.sentLength += len(part)
+            self._transport.write(part)
+            self._go_on()
+        else:
             self._part = part
-            if not self._send(*part):
-                return
-        if not self._stopped:
-            self._transport.startWriting()
+            self._send(*part)
 
     def _go_on(self) -> None:
         """A part is sent; at once, for a client that has all leaves without waiting for us."""
@@ -149,29 +144,28 @@ class _KernelCopy(_Download):
         if self._part is None:
             self._end()
 
-    def _send(self, offset: int, length: int) -> bool:
-        """Send what the socket takes; whether that is all of it, and more may follow."""
+    def _send(self, offset: int, length: int) -> None:
         if offset + length > self._cached_to and not _is_cached(self._file.descriptor, offset, length):
             self._read(offset, length)
-            return False
+            return
         try:
             sent = os.sendfile(self._transport.fileno(), self._file.descriptor, offset, length)
         except BlockingIOError:
             self._transport.startWriting()
-            return False
+            return
         except OSError:
             self._transport.abortConnection()
-            return False
+            return
         if not sent:
             self._fail("the file is shorter than it was")
-            return False
+            return
         self._request.sentLength += sent
         if sent < length:
             self._part = (offset + sent, length - sent)
+        else:
+            self._go_on()
+        if not self._stopped:
             self._transport.startWriting()
-            return False
-        self._go_on()
-        return True
 
     def _have(self, data: bytes) -> None:
         # What was read is in the page cache now: sendfile will not wait for the disk.
