@@ -3,7 +3,7 @@
 # make lint    ruff and mypy
 # make bench   compare with nginx on this machine; ARGS=--help says more
 # make crash   the long form of the power-loss and kill -9 tests
-# make soak    the long form of the test with mixed work
+# make soak    the long form of the tests with mixed work, a body of 10 GiB, a thousand slow clients
 # make resume  the long form of the tests of uploads that go on: a hundred cuts, and 10,000 begun and left
 PYTHON ?= python3
 VENV ?= .venv
@@ -29,7 +29,8 @@ crash: $(VENV)/tested
 	POWER_CUTS=40 CRASHES=200 $(BIN)/python -m pytest -s tests/process/test_power_loss.py tests/process/test_crash.py
 
 soak: $(VENV)/tested
-	SOAK_SECONDS=240 $(BIN)/python -m pytest -s tests/process/test_soak.py
+	SOAK_SECONDS=240 BIG_GIB=10 SLOW_CLIENTS=1000 $(BIN)/python -m pytest -s tests/process/test_soak.py \
+	    tests/process/test_uploads.py
 
 resume: $(VENV)/tested
 	CUTS=100 BEGUN=10000 $(BIN)/python -m pytest -s tests/process/test_resume.py
