@@ -462,6 +462,25 @@ def test_the_record_could_not_follow(files: SessionFiles, tmp_path: Path, monkey
     assert public(tmp_path).read_bytes() == BODY
 
 
+def test_no_room_for_the_last_record(files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk nothing but its public name holds a complete file, so that removing it makes room."""
+    draft = KeptDraft(files, store_part(files, new(), BODY[:4]), part(6, 4, last=True))
+    draft.write([BODY[4:]])
+
+    def fail(self: SessionFiles, session: Session, flush: bool = True) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SessionFiles, "write", fail)
+        draft.publish()
+    draft.close()
+    assert draft.session is not None
+    assert draft.session.complete
+    assert left(tmp_path) == set()
+    assert public(tmp_path).read_bytes() == BODY
+    assert public(tmp_path).stat().st_nlink == 1
+
+
 def test_the_same_bytes_are_there_already(files: SessionFiles, tmp_path: Path) -> None:
     """An upload of the very file that has the slot is complete, and that file is left as it is."""
     public(tmp_path).parent.mkdir()

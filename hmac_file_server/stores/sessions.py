@@ -237,8 +237,14 @@ class SessionFiles:
     def finish(self, session: Session) -> Session:
         """The file has its public name: only the record stays, for a client that missed the answer."""
         session = attrs.evolve(session, complete=True, safe=session.length, touched=self.now())
-        # No flush: without the record the data's second name tells the same.
-        self.write(session, flush=False)
+        try:
+            # No flush: without the record the data's second name tells the same.
+            self.write(session, flush=False)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            # But on a full disk that would keep the file's room when the file is removed to make some.
+            self.remove(session.token)
         for suffix in (DATA, WANTED):
             self._unlink(session.token, suffix)
         return session

@@ -368,10 +368,6 @@ def lost_and_left_over(daemon: Daemon, clients: list[Client]) -> tuple[set[str],
     allowed = {RESERVED, *expected, *(path.partition("/")[0] for path in expected)}
     left_over = {str(path.relative_to(daemon.store)) for path in daemon.store.rglob("*")} - allowed
     # Of an upload that was resumed a record may stay for a while, for a client that missed the last answer.
-    # On a full disk the record of a complete upload may not follow; its data is a second name of the public file.
-    left_over = {
-        name for name in left_over if not (name.endswith(".data") and (daemon.store / name).stat().st_nlink > 1)
-    }
     records = {name for name in left_over if name.startswith(RESERVED) and name.endswith(".session")}
     if len(records) <= sum(client.records for client in clients):
         left_over -= records
