@@ -22,6 +22,16 @@ _MOST_TOGETHER = 64
 _MANY_RESULTS = 32
 
 
+@attrs.frozen
+class Bulk:
+    """A call that has the kernel move much data: others need not wait for it, and have the interpreter meanwhile."""
+
+    function: Callable[[], Any]
+
+    def __call__(self) -> Any:
+        return self.function()
+
+
 @attrs.define(eq=False)
 class _Job:
     function: Any
@@ -36,8 +46,9 @@ class Threads:
     """A pool of threads of the daemon's own.
 
     One thread takes call after call, as long as none of them keeps it waiting: two would only wait for each other
-    to leave the interpreter. The next one joins in when a call takes longer than a few milliseconds, or the disk is
-    being flushed. Calls that need a flush are gathered until there is nothing else to do, and then share it.
+    to leave the interpreter. The next one joins in when a call takes longer than a few milliseconds or moves much
+    data, or the disk is being flushed. Calls that need a flush are gathered until there is nothing else to do, and
+    then share it.
 
     :param most: so many threads at once.
     :param name: of each, for debuggers.
@@ -53,7 +64,7 @@ class Threads:
         self._wakeups: SimpleQueue[None] = SimpleQueue()
         self._threads = 0
         self._busy = 0
-        self._flushing = 0
+        self._away = 0
         self._told = False
         # In the reactor's thread only:
         self._is_new = False
@@ -87,7 +98,7 @@ class Threads:
     def _begin(self) -> None:
         self._is_new = False
         with self._lock:
-            if self._jobs and self._busy == self._flushing:
+            if self._jobs and self._busy == self._away:
                 self._wake()
         if self._look is None:
             self._look_later()
@@ -155,7 +166,14 @@ class Threads:
                 job.wish = next(job.steps) if job.error is None else job.steps.throw(job.error)
                 waiting.append(job)
                 return
-            job.outcome = job.function()
+            if isinstance(job.function, Bulk):
+                self._leave()
+                try:
+                    job.outcome = job.function()
+                finally:
+                    self._return()
+            else:
+                job.outcome = job.function()
         except StopIteration:
             pass
         except BaseException:
@@ -165,19 +183,26 @@ class Threads:
             self._tell()
 
     def _flush(self, jobs: list[_Job]) -> None:
-        """Flush what the calls wait for. Whatever comes meanwhile is another thread's."""
-        with self._lock:
-            self._flushing += 1
-            if self._jobs and self._busy == self._flushing:
-                self._wake()
+        """Flush what the calls wait for."""
+        self._leave()
         by_flusher: dict[Flusher, list[_Job]] = {}
         for job in jobs:
             by_flusher.setdefault(job.function.flusher, []).append(job)
         for flusher, alike in by_flusher.items():
             for job, error in zip(alike, flusher.flush_all([job.wish for job in alike]), strict=True):
                 job.error = error
+        self._return()
+
+    def _leave(self) -> None:
+        """The thread is about to be in the kernel for long. What waits, or comes meanwhile, is another one's."""
         with self._lock:
-            self._flushing -= 1
+            self._away += 1
+            if self._jobs and self._busy == self._away:
+                self._wake()
+
+    def _return(self) -> None:
+        with self._lock:
+            self._away -= 1
 
     def _tell(self) -> None:
         """Have the reactor fetch what is finished."""

@@ -16,6 +16,7 @@ from hmac_file_server.slots.path import SlotPath
 from hmac_file_server.stores.flush import Flusher, Steps, Stepwise, Wish, run_alone
 from hmac_file_server.stores.folders import Folders
 from hmac_file_server.stores.reserve import reserve
+from hmac_file_server.stores.splice import Source, splice
 
 MIME_TYPE = "user.mime_type"
 """The extended attribute that keeps a verified type (freedesktop.org, Shared MIME-info)."""
@@ -101,15 +102,30 @@ class Draft:
             self._refuse_other_length()
             self._file = self._make_file()
 
-    def write(self, chunks: Chunks) -> None:
-        """Append the chunks; those that are on the file are removed from the list."""
+    def write(self, chunks: Chunks, source: Source | None = None) -> None:
+        """Append the chunks; those that are on the file are removed from the list.
+
+        :param source: has what comes after them, as far as it is there already. What was taken and could not be
+            written is in the list if this fails.
+        """
         if self._file is None and self._new_and_whole(chunks):
             # Nothing would be saved by looking first: publishing finds a slot that is taken.
             self._file = self._make_file()
         self.begin()
+        self._write_out(chunks)
+        while source is not None and source.left:
+            self._written += splice(source, self._opened, chunks)
+            self._write_out(chunks)
+
+    @property
+    def _opened(self) -> int:
         assert self._file is not None
+        return self._file
+
+    def _write_out(self, chunks: Chunks) -> None:
+        file = self._opened
         while chunks:
-            written = os.writev(self._file, chunks[:_VECTORS])
+            written = os.writev(file, chunks[:_VECTORS])
             self._written += written
             while chunks and written >= len(chunks[0]):
                 done = chunks.pop(0)

@@ -14,6 +14,7 @@ from hmac_file_server.slots.path import SlotPath
 from hmac_file_server.stores.draft import Chunks, Draft, NotDurable, SlotTaken
 from hmac_file_server.stores.flush import run_alone
 from hmac_file_server.stores.sessions import NoSession, Session, SessionFiles
+from hmac_file_server.stores.splice import Source
 
 SAVE_BYTES = 16 << 20
 """After so many bytes what has come is made safe, and the client is told."""
@@ -180,18 +181,18 @@ class KeptDraft(Draft):
     def _new_and_whole(self, chunks: Chunks) -> bool:
         return False
 
-    def write(self, chunks: Chunks) -> None:
-        """Append the chunks, and now and then make safe what has come."""
-        self._write(chunks, SAVE_BYTES)
+    def write(self, chunks: Chunks, source: Source | None = None) -> None:
+        """Append the chunks and what the source has, and now and then make safe what has come."""
+        self._write(chunks, SAVE_BYTES, source)
 
     def write_safely(self, chunks: Chunks) -> None:
         """Append the chunks, and make safe all that has come."""
         self._write(chunks, 1)
 
-    def _write(self, chunks: Chunks, enough: int) -> None:
+    def _write(self, chunks: Chunks, enough: int, source: Source | None = None) -> None:
         # If this fails and is not tried again, what it leaves in the list comes before all that follows.
         self._unwritten = chunks
-        super().write(chunks)
+        super().write(chunks, source)
         # A part with a digest counts only when it is whole.
         if self._position - self._saved >= enough and self.part.digest is None:
             self.save()

@@ -94,6 +94,13 @@ class ResumableUpload(Upload):
 
     def write(self, data: bytes) -> None:
         super().write(data)
+        self._save_later()
+
+    def _readable(self) -> None:
+        super()._readable()
+        self._save_later()
+
+    def _save_later(self) -> None:
         if self._save_call is None and not self._over:
             self._save_call = self._clock.callLater(SAVE_SECONDS, self._save)
 

@@ -15,6 +15,8 @@ from hmac_file_server.stores.draft import Chunks, Draft
 from hmac_file_server.stores.local import LocalStore
 from hmac_file_server.stores.room import Room
 from hmac_file_server.stores.sessions import Session
+from hmac_file_server.stores.splice import Source
+from hmac_file_server.threads import Bulk
 from hmac_file_server.uploads.keeper import ISessionKeeper
 from hmac_file_server.uploads.retry import InThread, RetryLoop, RetryPolicy
 
@@ -23,6 +25,23 @@ MEMORY = 32 << 20
 
 _SMALLEST_PIECE = 16 << 10
 _CRUMB = 4 << 10
+_WORTHWHILE = 64 << 10
+
+
+class ILender(IPushProducer):
+    """A push producer whose bytes a thread can take from its socket."""
+
+    def lend() -> Source | None:
+        """Lend the socket to a thread. Nobody else reads it until it is given back.
+
+        :returns: None where that can not be, or would not pay.
+        """
+
+    def watch(ready: Callable[[], None]) -> None:  # noqa: N805  # interfaces have no self
+        """Resume, but read nothing.
+
+        :param ready: told once, when there is something to read.
+        """
 
 
 class Broken(Exception):
@@ -152,6 +171,9 @@ class Upload:
         self._loop = uploads.loop()
         self._in_thread = uploads.in_thread
         self._producer: IPushProducer | None = None
+        self._lender: ILender | None = None
+        self._source: Source | None = None
+        self._is_readable = False
         self._paused = False
         self._gathered: Chunks = []
         self._gathered_size = 0
@@ -192,10 +214,11 @@ class Upload:
         if not streaming:
             raise ValueError("an upload takes its bytes from a push producer")
         self._producer = IPushProducer(producer)
+        self._lender = ILender(producer, None)
 
     def unregisterProducer(self) -> None:
         """The body is complete: publish it."""
-        self._producer = None
+        self._let_go()
         self._complete = True
         self._proceed()
 
@@ -224,7 +247,11 @@ class Upload:
             return
         self._proceed()
         # The next piece is gathered while this one is written; the client waits when both are full.
-        if self._gathered and self._running and self._producer is not None and not self._paused:
+        if self._gathered and self._running:
+            self._pause()
+
+    def _pause(self) -> None:
+        if self._producer is not None and not self._paused:
             self._paused = True
             self._producer.pauseProducing()
 
@@ -240,7 +267,7 @@ class Upload:
             self._loop.stop()
             return
         self._outcome = Failure(reason or Broken("the client closed the connection"))
-        self._producer = None
+        self._let_go()
         if self._running:
             self._loop.stop()
         else:
@@ -252,9 +279,26 @@ class Upload:
         if self._complete:
             chunks = self._take()
             self._run(self._draft.finisher(chunks), self._published)
-        elif self._gathered_size >= self._uploads.piece_size():
-            chunks = self._take()
+        elif self._is_readable or self._gathered_size >= self._uploads.piece_size():
+            self._is_readable = False
+            self._write_out(self._take())
+
+    def _write_out(self, chunks: Chunks) -> None:
+        """Write a piece, and what follows it straight from the socket, as far as it is there already."""
+        source = self._source = self._lender.lend() if self._lender is not None else None
+        if source is None:
             self._run(lambda: self._draft.write(chunks))
+        else:
+            self._pause()
+            self._run(Bulk(lambda: self._draft.write(chunks, source)))
+
+    def _readable(self) -> None:
+        self._pause()
+        self._is_readable = True
+        self._proceed()
+
+    def _let_go(self) -> None:
+        self._producer = self._lender = None
 
     def _take(self) -> Chunks:
         chunks, self._gathered, self._gathered_size = self._gathered, [], 0
@@ -266,6 +310,7 @@ class Upload:
 
     def _succeeded(self, result: None, then: Callable[[], None]) -> None:
         self._running = False
+        source = self._given_back()
         self._stepped()
         then()
         if self._over:
@@ -274,9 +319,25 @@ class Upload:
             self._end()
             return
         if self._paused and self._producer is not None:
-            self._paused = False
-            self._producer.resumeProducing()
+            self._resume(self._producer, source)
         self._proceed()
+
+    def _given_back(self) -> Source | None:
+        source, self._source = self._source, None
+        if source is not None:
+            source.give_back(source)
+        return source
+
+    def _resume(self, producer: IPushProducer, source: Source | None) -> None:
+        if source is None or source.taken < _WORTHWHILE or self._lender is None:
+            self._paused = False
+            producer.resumeProducing()
+        elif source.dry:
+            # A client as fast as we are: a thread takes what comes next, too.
+            self._paused = False
+            self._lender.watch(self._readable)
+        else:
+            self._is_readable = True
 
     def _stepped(self) -> None:
         """A step on the disk has succeeded."""
@@ -287,6 +348,7 @@ class Upload:
 
     def _failed(self, failure: Failure) -> None:
         self._running = False
+        self._given_back()
         if self._outcome is None:
             self._outcome = failure
         self._end()
@@ -295,7 +357,7 @@ class Upload:
         """Close the draft, then tell: an answer goes out when nothing of a failed upload is left."""
         self._over = True
         chunks = self._take()
-        self._producer = None
+        self._let_go()
         outcome = self._outcome
         if outcome is None:
             self._tell(None)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IAddress, IDelayedCall
 from twisted.internet.protocol import connectionDone
-from twisted.internet.tcp import Connection
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, _IdentityTransferDecoder
@@ -17,6 +16,7 @@ from twisted.web.http_headers import _nameEncoder
 from hmac_file_server.web.client import Peer
 from hmac_file_server.web.errors import MALFORMED, HTTPError
 from hmac_file_server.web.headers import EVERYWHERE
+from hmac_file_server.web.sockets import has_plain_socket
 
 if TYPE_CHECKING:
     from hmac_file_server.web.request import Request
@@ -190,8 +190,8 @@ class Channel(HTTPChannel):
         At once, which spares the reactor a round; what the socket does not take waits for it as usual.
         """
         transport, sent = self.transport, 0
-        if isinstance(transport, Connection) and not (
-            transport.TLS or transport.dataBuffer or transport._tempDataBuffer or transport.disconnecting
+        if has_plain_socket(transport) and not (
+            transport.dataBuffer or transport._tempDataBuffer or transport.disconnecting
         ):
             with contextlib.suppress(OSError):  # of which the transport will hear, too
                 sent = transport.socket.sendmsg((head, body))
@@ -257,6 +257,17 @@ class Channel(HTTPChannel):
         if self.paused:
             self.paused = False
             LineReceiver.dataReceived(self, b"")
+
+    @property
+    def body_left(self) -> int:
+        """Bytes to come of the body that is arriving; 0 where nobody knows."""
+        decoder = self._transferDecoder
+        return decoder.contentLength or 0 if isinstance(decoder, _IdentityTransferDecoder) else 0
+
+    def body_taken(self, size: int) -> None:
+        """Take note that bytes of the body, but not its last, were read from the socket by others."""
+        decoder: Any = self._transferDecoder
+        decoder.contentLength -= size
 
     # The end
 

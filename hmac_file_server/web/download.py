@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall, IPullProducer, IPushProducer, IReactorTime
-from twisted.internet.tcp import Connection
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from hmac_file_server.stores.local import StoredFile
+from hmac_file_server.threads import Bulk
 from hmac_file_server.uploads.retry import InThread
 from hmac_file_server.web.conditional import Range
+from hmac_file_server.web.sockets import duplicate, has_plain_socket
 
 if TYPE_CHECKING:
     from hmac_file_server.web.request import Request
@@ -24,7 +25,9 @@ _log = Logger()
 Piece = bytes | Range
 """Bytes to send as they are, or a range of the file."""
 
-_WINDOW = 1 << 20
+T = TypeVar("T")
+
+_WINDOW, _SMALL = 16 << 20, 1 << 20
 _READ = 256 << 10
 _NOT_WAITING = getattr(os, "RWF_NOWAIT", 0)
 
@@ -35,8 +38,7 @@ def send(request: Request, file: StoredFile, pieces: list[Piece], in_thread: InT
     :param file: is closed at the end, whatever happens.
     :param in_thread: for reads that may have to wait for the disk.
     """
-    transport = request.channel.transport
-    kind = _KernelCopy if isinstance(transport, Connection) and not transport.TLS else _Copy
+    kind = _KernelCopy if has_plain_socket(request.channel.transport) else _Copy
     kind(request, file, pieces, in_thread).start()
 
 
@@ -46,14 +48,14 @@ class _Download:
         self._channel = request.channel
         self._transport: Any = request.channel.transport
         self._file = file
-        self._pieces = _parts(pieces)
+        self._pieces: Iterator[Piece] = iter(pieces)
         self._in_thread = in_thread
         self._limits = request.site.limits
         self._clock: IReactorTime = request.site.reactor
         self._timer: IDelayedCall | None = None
         self._sent_before = 0
         self._watch_rate()
-        self._reading = False
+        self._working = False
         self._stopped = False
 
     def _watch_rate(self) -> None:
@@ -64,34 +66,30 @@ class _Download:
         """Cut off a reader that takes nothing, or too little; one that waits for our disk is spared."""
         self._timer = None
         sent = self._request.sentLength - self._sent_before
-        if not self._reading and sent < max(1, self._limits.min_rate * self._limits.idle_timeout):
+        if not self._working and sent < max(1, self._limits.min_rate * self._limits.idle_timeout):
             self._channel.timed_out = True
             self._transport.abortConnection()
         else:
             self._watch_rate()
 
-    def _read(self, offset: int, length: int) -> None:
-        """Read in a thread, then go on in :meth:`_have`."""
-        self._reading = True
-        descriptor = self._file.descriptor
-        self._in_thread(lambda: os.pread(descriptor, length, offset)).addCallbacks(self._have_read, self._failed)
+    def _work(self, call: Callable[[], T], then: Callable[[T], None]) -> None:
+        """Make a call in a thread, then go on with its result."""
+        self._working = True
+        self._in_thread(call).addCallback(self._worked, then).addErrback(self._failed)
 
-    def _have_read(self, data: bytes) -> None:
-        self._reading = False
+    def _worked(self, result: T, then: Callable[[T], None]) -> None:
+        self._working = False
         if self._stopped:
             self._file.close()
-        elif not data:
-            self._fail("the file is shorter than it was")
         else:
-            self._have(data)
-
-    def _have(self, data: bytes) -> None:
-        raise NotImplementedError
+            then(result)
 
     def _failed(self, failure: Failure) -> None:
-        self._reading = False
+        self._working = False
         if self._stopped:
             self._file.close()
+        elif failure.check(ConnectionError, TimeoutError):
+            self._transport.abortConnection()
         else:
             self._fail(str(failure.value))
 
@@ -105,7 +103,7 @@ class _Download:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not self._reading:
+        if not self._working:
             self._file.close()
 
 
@@ -115,7 +113,6 @@ class _KernelCopy(_Download):
 
     _begun = False
     _part: Piece | None = None
-    _cached_to = 0
 
     def start(self) -> None:
         self._transport.unregisterProducer()
@@ -127,51 +124,52 @@ class _KernelCopy(_Download):
             self._begun = True
             self._transport.startWriting()
             return
-        if self._reading or self._stopped:
-            return
-        part = self._part or next(self._pieces)
+        if not (self._working or self._stopped):
+            try:
+                self._proceed()
+            except (OSError, EOFError):
+                self._failed(Failure())
+
+    def _proceed(self) -> None:
+        part = self._part = self._part or next(self._pieces)
         if isinstance(part, bytes):
-            self._request.sentLength += len(part)
             self._transport.write(part)
-            self._go_on()
+            self._sent(len(part))
         else:
-            self._part = part
             self._send(*part)
 
-    def _go_on(self) -> None:
-        """A part is sent; at once, for a client that has all leaves without waiting for us."""
-        self._part = next(self._pieces, None)
+    def _send(self, offset: int, length: int) -> None:
+        length = min(length, _WINDOW)
+        cached = _is_cached(self._file.descriptor, offset, length)
+        if cached and length <= _SMALL:
+            self._sent(_sendfile(self._transport.fileno(), self._file.descriptor, offset, length))
+        else:
+            # From the disk a little at a time: so many threads are not to be taken up for long.
+            self._send_in_thread(offset, length if cached else min(length, _SMALL))
+
+    def _send_in_thread(self, offset: int, length: int) -> None:
+        socket, file = duplicate(self._transport), self._file.descriptor
+
+        def send() -> int:
+            try:
+                return _sendfile(socket, file, offset, length)
+            finally:
+                os.close(socket)
+
+        self._work(Bulk(send), self._sent)
+
+    def _sent(self, size: int) -> None:
+        """So much of the part is sent; the end at once, for a client that has all leaves without waiting for us."""
+        self._request.sentLength += size
+        part = self._part
+        if isinstance(part, tuple) and size < part[1]:
+            self._part = (part[0] + size, part[1] - size)
+        else:
+            self._part = next(self._pieces, None)
         if self._part is None:
             self._end()
-
-    def _send(self, offset: int, length: int) -> None:
-        if offset + length > self._cached_to and not _is_cached(self._file.descriptor, offset, length):
-            self._read(offset, length)
-            return
-        try:
-            sent = os.sendfile(self._transport.fileno(), self._file.descriptor, offset, length)
-        except BlockingIOError:
-            self._transport.startWriting()
-            return
-        except OSError:
-            self._transport.abortConnection()
-            return
-        if not sent:
-            self._fail("the file is shorter than it was")
-            return
-        self._request.sentLength += sent
-        if sent < length:
-            self._part = (offset + sent, length - sent)
         else:
-            self._go_on()
-        if not self._stopped:
             self._transport.startWriting()
-
-    def _have(self, data: bytes) -> None:
-        # What was read is in the page cache now: sendfile will not wait for the disk.
-        assert isinstance(self._part, tuple)
-        self._cached_to = self._part[0] + self._part[1]
-        self._transport.startWriting()
 
     def _end(self) -> None:
         self._transport.unregisterProducer()
@@ -200,7 +198,7 @@ class _Copy(_Download):
         self._proceed()
 
     def _proceed(self) -> None:
-        while not (self._paused or self._reading or self._stopped):
+        while not (self._paused or self._working or self._stopped):
             part = next(self._pieces, None)
             if part is None:
                 self._request.unregisterProducer()
@@ -212,34 +210,37 @@ class _Copy(_Download):
                 offset, length = part
                 if length > _READ:
                     self._pieces = _chain((offset + _READ, length - _READ), self._pieces)
-                self._wanted = min(length, _READ)
-                self._read(offset, self._wanted)
+                self._read(offset, min(length, _READ))
 
-    def _have(self, data: bytes) -> None:
-        if len(data) != self._wanted:
+    def _read(self, offset: int, length: int) -> None:
+        file = self._file.descriptor
+        self._work(lambda: os.pread(file, length, offset), lambda data: self._have(data, length))
+
+    def _have(self, data: bytes, wanted: int) -> None:
+        if len(data) != wanted:
             self._fail("the file is shorter than it was")
             return
         self._request.write(data)
         self._proceed()
 
 
-def _parts(pieces: list[Piece]) -> Iterator[Piece]:
-    """The pieces, ranges cut so that none keeps the reactor or a thread for long."""
-    for piece in pieces:
-        if isinstance(piece, bytes):
-            yield piece
-            continue
-        offset, length = piece
-        while length > 0:
-            step = min(length, _WINDOW)
-            yield offset, step
-            offset += step
-            length -= step
-
-
 def _chain(first: Piece, rest: Iterator[Piece]) -> Iterator[Piece]:
     yield first
     yield from rest
+
+
+def _sendfile(socket: int, file: int, offset: int, length: int) -> int:
+    """Bytes that the socket took.
+
+    :raises EOFError: if there is nothing to send.
+    """
+    try:
+        sent = os.sendfile(socket, file, offset, length)
+    except BlockingIOError:
+        return 0
+    if not sent:
+        raise EOFError("the file is shorter than it was")
+    return sent
 
 
 def _is_cached(descriptor: int, offset: int, length: int) -> bool:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import select
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.interfaces import IDelayedCall, IPushProducer
+from twisted.internet.interfaces import IDelayedCall
 from zope.interface import implementer
+
+from hmac_file_server.stores.splice import Source
+from hmac_file_server.uploads.upload import ILender
+from hmac_file_server.web.sockets import duplicate, has_plain_socket
 
 if TYPE_CHECKING:
     from hmac_file_server.web.request import Request
 
 _READ, _LARGE_READ = 64 << 10, 1 << 20
+_LOAN, _SMALLEST_LOAN = 4 << 20, 64 << 10
 _HANGUP_CHECK = 1.0
 
 
-@implementer(IPushProducer)
+@implementer(ILender)
 class Flow:
     """The body of a request as a push producer: pausing it stops reading from the client.
 
@@ -57,13 +64,41 @@ class Flow:
     def stopProducing(self) -> None:
         self._transport.loseConnection()
 
+    def lend(self) -> Source | None:
+        # The last byte comes the usual way, with all that follows from it.
+        most = min(self._channel.body_left - 1, _LOAN)
+        if self.ended or most < _SMALLEST_LOAN or not has_plain_socket(self._transport):
+            return None
+        try:
+            descriptor = duplicate(self._transport)
+        except OSError:
+            return None
+        # The channel, too, may resume the transport.
+        self._transport.doRead = self._transport.pauseProducing
+        return Source(descriptor, most, self._given_back)
+
+    def _given_back(self, source: Source) -> None:
+        os.close(source.descriptor)
+        vars(self._transport).pop("doRead", None)
+        self._request.body_received += source.taken
+        self._channel.body_taken(source.taken)
+
+    def watch(self, ready: Callable[[], None]) -> None:
+        def readable() -> None:
+            del self._transport.doRead
+            ready()
+
+        self._transport.doRead = readable
+        self.resumeProducing()
+
     def end(self, lost: bool = False) -> None:
         """No more of the body is wanted or to come."""
         self.ended = True
         self._stop_check()
         self._stop_rate_check()
         if not lost:
-            vars(self._transport).pop("bufferSize", None)
+            for name in ("bufferSize", "doRead"):
+                vars(self._transport).pop(name, None)
             if self._paused:
                 self.resumeProducing()
 
