@@ -16,7 +16,7 @@ from hmac_file_server.slots.path import SlotPath
 from hmac_file_server.stores.flush import Flusher, Steps, Stepwise, Wish, run_alone
 from hmac_file_server.stores.folders import Folders
 from hmac_file_server.stores.reserve import reserve
-from hmac_file_server.stores.splice import Source, splice
+from hmac_file_server.stores.splice import Pipe, Source
 
 MIME_TYPE = "user.mime_type"
 """The extended attribute that keeps a verified type (freedesktop.org, Shared MIME-info)."""
@@ -113,9 +113,19 @@ class Draft:
             self._file = self._make_file()
         self.begin()
         self._write_out(chunks)
-        while source is not None and source.left:
-            self._written += splice(source, self._opened, chunks)
-            self._write_out(chunks)
+        if source is not None and source.left:
+            self._take_from(source, chunks)
+
+    def _take_from(self, source: Source, left_over: Chunks) -> None:
+        try:
+            pipe = Pipe()
+        except OSError:
+            source.dry = True  # No more descriptors: it is read as if it could not be lent.
+            return
+        with contextlib.closing(pipe):
+            while source.left:
+                self._written += pipe.move(source, self._opened, left_over)
+                self._write_out(left_over)
 
     @property
     def _opened(self) -> int:

@@ -27,8 +27,9 @@ Piece = bytes | Range
 
 T = TypeVar("T")
 
-_WINDOW, _SMALL = 16 << 20, 1 << 20
+_WINDOW, _SMALL, _TAIL = 16 << 20, 1 << 20, 64 << 10
 _READ = 256 << 10
+_SHORTER = "the file is shorter than it was"
 _NOT_WAITING = getattr(os, "RWF_NOWAIT", 0)
 
 
@@ -84,6 +85,20 @@ class _Download:
         else:
             then(result)
 
+    def _read(self, offset: int, length: int) -> None:
+        file = self._file.descriptor
+
+        def read() -> bytes:
+            data = os.pread(file, length, offset)
+            if len(data) != length:
+                raise EOFError(_SHORTER)
+            return data
+
+        self._work(read, self._have)
+
+    def _have(self, data: bytes) -> None:
+        raise NotImplementedError
+
     def _failed(self, failure: Failure) -> None:
         self._working = False
         if self._stopped:
@@ -113,6 +128,7 @@ class _KernelCopy(_Download):
 
     _begun = False
     _part: Piece | None = None
+    _cached_to = 0
 
     def start(self) -> None:
         self._transport.unregisterProducer()
@@ -139,13 +155,16 @@ class _KernelCopy(_Download):
             self._send(*part)
 
     def _send(self, offset: int, length: int) -> None:
-        length = min(length, _WINDOW)
-        cached = _is_cached(self._file.descriptor, offset, length)
-        if cached and length <= _SMALL:
+        window = min(length, _WINDOW)
+        is_cached = offset + window <= self._cached_to or _is_cached(self._file.descriptor, offset, window)
+        if length > _SMALL:
+            # From the disk a little at a time: so many threads are not to be taken up for long. And never all: who has
+            # that may leave before the thread can tell.
+            self._send_in_thread(offset, min(window if is_cached else _SMALL, length - _TAIL))
+        elif is_cached:
             self._sent(_sendfile(self._transport.fileno(), self._file.descriptor, offset, length))
         else:
-            # From the disk a little at a time: so many threads are not to be taken up for long.
-            self._send_in_thread(offset, length if cached else min(length, _SMALL))
+            self._read(offset, length)
 
     def _send_in_thread(self, offset: int, length: int) -> None:
         socket, file = duplicate(self._transport), self._file.descriptor
@@ -157,6 +176,12 @@ class _KernelCopy(_Download):
                 os.close(socket)
 
         self._work(Bulk(send), self._sent)
+
+    def _have(self, data: bytes) -> None:
+        # What was read is in the page cache now: sendfile will not wait for the disk.
+        assert isinstance(self._part, tuple)
+        self._cached_to = self._part[0] + len(data)
+        self._transport.startWriting()
 
     def _sent(self, size: int) -> None:
         """So much of the part is sent; the end at once, for a client that has all leaves without waiting for us."""
@@ -212,14 +237,7 @@ class _Copy(_Download):
                     self._pieces = _chain((offset + _READ, length - _READ), self._pieces)
                 self._read(offset, min(length, _READ))
 
-    def _read(self, offset: int, length: int) -> None:
-        file = self._file.descriptor
-        self._work(lambda: os.pread(file, length, offset), lambda data: self._have(data, length))
-
-    def _have(self, data: bytes, wanted: int) -> None:
-        if len(data) != wanted:
-            self._fail("the file is shorter than it was")
-            return
+    def _have(self, data: bytes) -> None:
         self._request.write(data)
         self._proceed()
 
@@ -239,7 +257,7 @@ def _sendfile(socket: int, file: int, offset: int, length: int) -> int:
     except BlockingIOError:
         return 0
     if not sent:
-        raise EOFError("the file is shorter than it was")
+        raise EOFError(_SHORTER)
     return sent
 
 
