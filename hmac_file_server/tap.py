@@ -13,6 +13,8 @@ from twisted.python.usage import Options as UsageOptions
 from hmac_file_server import log
 from hmac_file_server.config import Config, ConfigError, load
 
+_LARGEST_KEPT = 4 << 20
+
 
 class Options(UsageOptions):
     """Command line options.
@@ -57,11 +59,21 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         # What is there when all has started stays: the collector, which looks at all of it, would stop us for long.
         reactor.callWhenRunning(gc.collect)
         reactor.callWhenRunning(gc.freeze)
+        _keep_memory()
     out = sys.stdout if options.parent is None else options.parent.get("logFile", sys.stdout)
     try:
         return _service(options, reactor, out)
     except ConfigError as error:
         fail(str(error))
+
+
+def _keep_memory() -> None:
+    """Have glibc keep memory that bodies were read into, for the next ones.
+
+    Else it gives it back to the kernel, and has it zeroed again, for nearly every upload. The first large block that
+    is freed sets the bounds for both (mallopt(3), ``M_MMAP_THRESHOLD``).
+    """
+    bytes(_LARGEST_KEPT)
 
 
 def _service(options: Options, reactor: Any, out: TextIO) -> IService:

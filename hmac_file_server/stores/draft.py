@@ -152,7 +152,7 @@ class Draft:
 
     def finisher(self, chunks: Chunks) -> Callable[[], None]:
         """What writes the last chunks, publishes and closes. Small files share their flushes with others."""
-        if self._size > _RESERVE_ABOVE:
+        if self._size > _RESERVE_ABOVE or not self._place.fsync:
             return lambda: run_alone(self._finish(chunks), self._place.flusher)
         return Stepwise(lambda: self._finish(chunks), self._place.flusher)
 
@@ -173,7 +173,8 @@ class Draft:
         run_alone(self._publish(), self._place.flusher)
 
     def _publish(self) -> Steps:
-        self.write(self._lost)
+        if self._lost or self._file is None:
+            self.write(self._lost)
         assert self._file is not None
         if os.fstat(self._file).st_size != self._size:
             raise NotDurable(errno.EIO, "the file system lost bytes that it had taken")
@@ -229,9 +230,10 @@ class Draft:
             self._name = _new_name()
             file = os.open(self._name, mode | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=self._place.nursery)
         try:
-            # Held while the upload lives. It tells the sweep of another daemon to leave a named file alone,
-            # and a second upload of the same bytes to wait until our folders are flushed.
-            _lock(file, fcntl.LOCK_EX)
+            if self._name is not None or self._place.fsync:
+                # Held while the upload lives. It tells the sweep of another daemon to leave a named file alone,
+                # and a second upload of the same bytes to wait until our folders are flushed.
+                _lock(file, fcntl.LOCK_EX)
             if self._name is not None and not os.fstat(file).st_nlink:
                 raise BlockingIOError(errno.EAGAIN, "a sweep took the new file for an old one")
             self._prepare(file, self._size)

@@ -10,6 +10,7 @@ from typing import TypeVar
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 
 from hmac_file_server.slots.path import SlotPath
 from hmac_file_server.slots.signature import Slot
@@ -45,6 +46,7 @@ class ResumableUpload(Upload):
     :ivar take: runs the step that takes the session for it.
     :ivar progress: told of the bytes that are safe, as they become more.
     :ivar has_claim: whether room is kept for it: of one that goes on not before its session was found.
+    :ivar closed: fires when it holds nothing any more.
     """
 
     _draft: KeptDraft
@@ -61,6 +63,7 @@ class ResumableUpload(Upload):
         self._save_call: IDelayedCall | None = None
         self._save_is_due = False
         self._told = 0
+        self.closed: Deferred[None] = Deferred()
 
     @property
     def session(self) -> Session | None:
@@ -121,6 +124,10 @@ class ResumableUpload(Upload):
             self._save_call.cancel()
             self._save_call = None
         super()._end()
+
+    def _tell(self, outcome: Failure | None) -> None:
+        super()._tell(outcome)
+        self.closed.callback(None)
 
     def _stepped(self) -> None:
         session = self._draft.session
@@ -208,10 +215,9 @@ class Resumables:
             upload.has_claim = True
             await run(draft.reserve)
 
-    def _closed(self, result: Upload, upload: ResumableUpload) -> Upload:
+    def _closed(self, _: None, upload: ResumableUpload) -> None:
         if self._live.get(upload.token) is upload:
             del self._live[upload.token]
-        return result
 
     def status(self, token: str) -> Deferred[Session]:
         """How far an upload is; a request of it that is still running is ended.
@@ -278,12 +284,7 @@ class Resumables:
             await deferLater(self._clock, _TRY_EVERY, lambda: None)
 
 
-def _when_closed(upload: Upload) -> Deferred[None]:
+def _when_closed(upload: ResumableUpload) -> Deferred[None]:
     closed: Deferred[None] = Deferred()
-
-    def passed_on(result: Upload) -> Upload:
-        closed.callback(None)
-        return result
-
-    upload.closed.addCallback(passed_on)
+    upload.closed.addCallback(closed.callback)
     return closed

@@ -110,16 +110,15 @@ class Uploads:
         self.active.add(upload)
         if self._keeper is not None:
             self._keeper.begun(upload)
-        upload.closed.addCallback(self._closed)
 
-    def _closed(self, upload: Upload) -> Upload:
+    def closed(self, upload: Upload) -> None:
+        """Take note that an upload holds nothing any more."""
         self.active.discard(upload)
         if not self.active and self._idle is not None:
             idle, self._idle = self._idle, None
             idle.callback(None)
         if self._keeper is not None:
             self._keeper.ended(upload)
-        return upload
 
     def when_idle(self) -> Deferred[None]:
         """Fires when no upload runs any more."""
@@ -151,7 +150,6 @@ class Upload:
 
     :ivar done: fires with None when the file is public and safe; fails with SlotTaken, OSError
         or :exc:`Broken`.
-    :ivar closed: fires with the upload when it holds nothing any more.
     :ivar token: names its session, empty if it can not be resumed.
     :ivar is_new: whether it is the first request of its session.
     :ivar slot: what was signed, where that is known here.
@@ -182,7 +180,6 @@ class Upload:
         self._outcome: Failure | None = None
         self._over = False
         self.done: Deferred[None] = Deferred()
-        self.closed: Deferred[Upload] = Deferred()
 
     @property
     def session(self) -> Session | None:
@@ -368,4 +365,4 @@ class Upload:
 
     def _tell(self, outcome: Failure | None) -> None:
         self.done.callback(outcome)  # type: ignore[arg-type]  # a Failure takes the errback's way
-        self.closed.callback(self)
+        self._uploads.closed(self)

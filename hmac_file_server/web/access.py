@@ -105,4 +105,4 @@ def _without_token(request: Request) -> bytes:
     if RESERVED in plain:
         # Whatever was asked for, and however it was spelled: not all that is refused has been looked up.
         path = _TOKEN.sub(rb"\1...", plain)
-    return _SIGNATURE.sub(rb"\1...", path)
+    return _SIGNATURE.sub(rb"\1...", path) if b"=" in plain else path

@@ -16,7 +16,7 @@ from twisted.web.http_headers import _nameEncoder
 from hmac_file_server.web.client import Peer
 from hmac_file_server.web.errors import MALFORMED, HTTPError
 from hmac_file_server.web.headers import EVERYWHERE
-from hmac_file_server.web.sockets import has_plain_socket
+from hmac_file_server.web.sockets import READ, has_plain_socket
 
 if TYPE_CHECKING:
     from hmac_file_server.web.request import Request
@@ -27,10 +27,11 @@ _LONGEST_HEAD = 8192
 
 _HEAD = re.compile(
     rb"(GET|HEAD|PUT|PATCH|DELETE|OPTIONS) ([!-~]+) (HTTP/1\.1)\r\n"
-    rb"((?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r\n)+)\r\n"
+    rb"((?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t\x20-\x7e\x80-\xff]*+\r\n)++)\r\n"
 )
 """Requests as nearly all are; whatever looks different goes twisted.web's way, and is answered the same there."""
 
+_known_names = _nameEncoder._canonicalHeaderCache
 _SPECIAL = frozenset({b"Transfer-Encoding", b"Expect", b"Connection"})
 
 
@@ -48,6 +49,7 @@ class Channel(HTTPChannel):
     _timer: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
+        self.transport.bufferSize = READ
         self._address = self.transport.getPeer()
         self.peer = Peer.of(self._address, self.site.limits.proxies)
         HTTPChannel.connectionMade(self)
@@ -115,6 +117,8 @@ class Channel(HTTPChannel):
         while data:
             end = data.find(b"\r\n\r\n", 0, _LONGEST_HEAD) if self._between_requests else -1
             taken = self._take_request(data, end + 4) if end >= 0 else 0
+            if taken == len(data):
+                return
             if not taken:
                 # Headers must be complete within one timeout, however slowly they drip in.
                 if not (self.line_mode and (self.requests or self._buffer)):
@@ -126,11 +130,7 @@ class Channel(HTTPChannel):
     @property
     def _between_requests(self) -> bool:
         busy = self.requests or self._buffer or self._busyReceiving or self.paused
-        return bool(self.line_mode and self.persistent and not busy and not self._disconnecting)
-
-    @property
-    def _disconnecting(self) -> bool:
-        return bool(self.transport.disconnecting)
+        return bool(self.line_mode and self.persistent and not busy and not self.transport.disconnecting)
 
     def _take_request(self, data: bytes, end: int) -> int:
         """Take a whole head at once, if it is an ordinary one, and its body if all of that is here.
@@ -147,7 +147,7 @@ class Channel(HTTPChannel):
         lines = found[4].split(b"\r\n")[:-1]
         for line in lines:
             name, _, value = line.partition(b":")
-            name = _nameEncoder.encode(name)
+            name = _known_names.get(name) or _nameEncoder.encode(name)
             if name in headers:
                 headers[name].append(value.strip(b" \t"))
             else:
@@ -163,11 +163,11 @@ class Channel(HTTPChannel):
         request.requestHeaders._rawHeaders = headers
         self.requests.append(request)
         self._command, self._path, self._version = found.groups()[:3]
-        self.resetTimeout()
         if self.site.draining:
             self.persistent = self.checkPersistence(request, self._version)
         self.length = length = 0 if lengths is None else int(lengths[0])
         if end + length > len(data):
+            self.resetTimeout()
             self._transferDecoder = _IdentityTransferDecoder(
                 length, request.handleContentChunk, self._finishRequestBody
             )
@@ -177,7 +177,7 @@ class Channel(HTTPChannel):
         request.is_here = True
         request.gotLength(length)
         if length:
-            request.handleContentChunk(data[end : end + length])
+            request.handleContentChunk(memoryview(data)[end : end + length])
         self.allContentReceived()
         return end + length
 

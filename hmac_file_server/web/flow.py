@@ -12,12 +12,12 @@ from zope.interface import implementer
 
 from hmac_file_server.stores.splice import Source
 from hmac_file_server.uploads.upload import ILender
-from hmac_file_server.web.sockets import duplicate, has_plain_socket
+from hmac_file_server.web.sockets import READ, duplicate, has_plain_socket
 
 if TYPE_CHECKING:
     from hmac_file_server.web.request import Request
 
-_READ, _LARGE_READ = 64 << 10, 1 << 20
+_LARGE_READ = 1 << 20
 _LOAN, _SMALLEST_LOAN = 4 << 20, 64 << 10
 _HANGUP_CHECK = 1.0
 
@@ -39,7 +39,7 @@ class Flow:
         self._transport: Any = channel.transport
         self._paused = False
         self._limits = channel.site.limits
-        self._most = _LARGE_READ if large else _READ
+        self._most = _LARGE_READ if large else READ
         self._rate_check: IDelayedCall | None = None
         self._had = 0
         self._watch_rate()
@@ -97,8 +97,8 @@ class Flow:
         self._stop_check()
         self._stop_rate_check()
         if not lost:
-            for name in ("bufferSize", "doRead"):
-                vars(self._transport).pop(name, None)
+            self._transport.bufferSize = READ
+            vars(self._transport).pop("doRead", None)
             if self._paused:
                 self.resumeProducing()
 

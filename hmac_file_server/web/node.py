@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -44,17 +43,39 @@ class Node(Resource):
         if request.method not in self.methods.split(b", "):
             raise method_not_allowed(self.methods)
         if request.method in (b"PUT", b"PATCH"):
-            return self.accept_body(request, length)
+            try:
+                return self.accept_body(request, length)
+            except (NoRoom, Away) as error:
+                raise _no_place(error) from None
         if length != 0:
             raise HTTPError(400, "body", "a body makes no sense here")
         return None
 
     def accept_body(self, request: Request, length: int | None) -> Upload:
-        """As :meth:`accept`, for a method that brings one."""
+        """As :meth:`accept`, for a method that brings one.
+
+        :raises NoRoom: if it can not fit.
+        :raises Away: if the store can not be reached.
+        """
         raise nothing_here()
 
     def begun(self, request: Request) -> None:
         """The store is ready for the body."""
+
+    def answer_when_stored(self, request: Request, stored: Callable[[Request], None]) -> int:
+        """Answer when the body's consumer is done.
+
+        :param stored: answers that it has what it wanted.
+        """
+        assert request.body is not None
+        request.body.done.addCallbacks(
+            lambda _: stored(request), lambda failure: None if request.gone else self.failed(request, failure)
+        ).addErrback(lambda failure: request.fail(bug(failure, "answering an upload")))
+        return NOT_DONE_YET
+
+    def failed(self, request: Request, failure: Failure) -> None:
+        """Answer when the body's consumer has failed."""
+        request.fail(self.explain(request, failure))
 
     def explain(self, request: Request, failure: Failure) -> HTTPError:
         """What to answer when the body's consumer failed."""
@@ -81,15 +102,6 @@ def bug(failure: Failure, where: str) -> HTTPError:
     """Log what nobody expected; 500."""
     _log.failure("a bug in {where}", failure, where=where)
     return HTTPError(500, "bug", "the server failed; its log says how")
-
-
-@contextlib.contextmanager
-def storing() -> Iterator[None]:
-    """Turn the reasons why an upload can not begin into answers."""
-    try:
-        yield
-    except (NoRoom, Away) as error:
-        raise _no_place(error) from None
 
 
 def _no_place(error: NoRoom | Away) -> HTTPError:

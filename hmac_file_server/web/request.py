@@ -40,6 +40,7 @@ DRAIN_IDLE = 5.0
 """Seconds without a byte after which a refused client is taken to be done."""
 
 _LARGE_BODY = 1 << 20
+_FORWARDED = frozenset({b"X-Forwarded-For", b"Forwarded"})
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*(.*)", re.IGNORECASE)
 _STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode("ascii")) for status in HTTPStatus
@@ -50,6 +51,7 @@ _STANDING = lines({**EVERYWHERE, b"Server": b"hmac-file-server"})
 class Request(server.Request):
     """One request.
 
+    :ivar client_address: who asks, as far as that can be believed.
     :ivar body: where its content goes; None if it has none that is wanted.
     :ivar error: what it was answered with instead of what it asked for.
     :ivar body_received: bytes of its content that came.
@@ -68,14 +70,13 @@ class Request(server.Request):
     started = 0.0
     _resource: Any = None
     _flow: Flow | None = None
-    _client: str | None = None
     _counted_as = ""
     _drained = False
     _drain_timer: IDelayedCall | None = None
 
     def __init__(self, channel: Channel, *args: Any, **named: Any) -> None:
         super().__init__(channel, *args, **named)
-        self._peer = channel.peer
+        self.client_address = channel.peer.address
 
     # From the headers to a decision
 
@@ -87,11 +88,14 @@ class Request(server.Request):
         self.path, _, query = _origin_form(self.uri).partition(b"?")
         self.args = parse_qs(query, True) if query else {}
         self.prepath = []
-        self.postpath = [unquote_to_bytes(segment) for segment in self.path[1:].split(b"/")]
+        self.postpath = self.path[1:].split(b"/")
+        if b"%" in self.path:
+            self.postpath = [unquote_to_bytes(segment) for segment in self.postpath]
         try:
             self.site.check_open()
             self._check()
-            if self._is_forwarded:
+            if channel.peer.trusted and self.says_any(_FORWARDED):
+                self.client_address = client_address(self.client, self.requestHeaders, self.site.limits.proxies)
                 self._counted_as = self.site.crowd.arrived(self.client_address)
             self._resource = self.site.getResourceFor(self)
             self.body = self._resource.accept(self, length)
@@ -104,7 +108,7 @@ class Request(server.Request):
             self._receive(self.body, length)
 
     def _check(self) -> None:
-        hosts = len(self.requestHeaders.getRawHeaders(b"Host", ()))
+        hosts = len(self.requestHeaders._rawHeaders.get(b"Host", ()))
         if hosts > 1 or (not hosts and self.clientproto == b"HTTP/1.1"):
             raise MALFORMED.having({})  # A new one: a shared one would keep every request that raised it.
         if not self.path.startswith(b"/") and self.path != b"*":
@@ -112,9 +116,9 @@ class Request(server.Request):
 
     def _receive(self, body: Upload, length: int | None) -> None:
         channel = self.channel
-        body.done.addErrback(self._upload_failed)
         expected = False
         if length and not self.is_here:
+            body.done.addErrback(self._upload_failed)
             self._flow = Flow(self, large=length > _LARGE_BODY)
             body.registerProducer(self._flow, True)
             channel.setTimeout(self.site.limits.upload_timeout)
@@ -132,7 +136,7 @@ class Request(server.Request):
         if self._disconnected or self.error is not None:
             return
         self._resource.begun(self)
-        if expected and self._flow is not None and not self._flow.ended:
+        if expected and self._flow is not None:
             self._flow.resumeProducing()
             self.channel._send100Continue()
 
@@ -171,39 +175,27 @@ class Request(server.Request):
         if self._drained:
             self.finish()
             return
-        if self._flow is not None:
-            self._flow.end()
+        self._end_flow()
         if self.body is not None:
             self.body.unregisterProducer()
         self.process()
+
+    def _end_flow(self, lost: bool = False) -> None:
+        flow, self._flow = self._flow, None
+        if flow is not None:
+            flow.end(lost)
 
     def _upload_failed(self, failure: Failure) -> Failure | None:
         """Answer at once where the body is still arriving; after it, the resource does."""
         if self._disconnected:
             return None
-        if self._flow is None or self._flow.ended:
+        if self._flow is None:
             return failure
-        self._flow.end()
+        self._end_flow()
         self._answer_early(self._resource.explain(self, failure))
         return None
 
     # The answer
-
-    @property
-    def client_address(self) -> str:
-        """Who asks, as far as that can be believed."""
-        if self._client is None:
-            if self._is_forwarded:
-                self._client = client_address(self.client, self.requestHeaders, self.site.limits.proxies)
-            else:
-                self._client = self._peer.address
-        return self._client
-
-    @property
-    def _is_forwarded(self) -> bool:
-        """Whether it came through a proxy that is believed."""
-        headers = self.requestHeaders
-        return self._peer.trusted and (headers.hasHeader(b"X-Forwarded-For") or headers.hasHeader(b"Forwarded"))
 
     @property
     def gone(self) -> bool:
@@ -297,8 +289,7 @@ class Request(server.Request):
         channel = self.channel
         site = self.site = channel.site
         self._let_go()
-        if self._flow is not None:
-            self._flow.end(lost=True)
+        self._end_flow(lost=True)
         server.Request.connectionLost(self, reason)
         if self.body is not None:
             self.body.abandon()
@@ -314,7 +305,7 @@ class Request(server.Request):
 
 def _origin_form(target: bytes) -> bytes:
     """The path and query of a request target; proxies may send it whole (RFC 9112, section 3.2.2)."""
-    found = _ABSOLUTE.match(target)
+    found = None if target.startswith(b"/") else _ABSOLUTE.match(target)
     if found is None:
         return target
     return found[1] if found[1].startswith(b"/") else b"/" + found[1]

@@ -10,7 +10,7 @@ from hmac_file_server.slots.signature import BadSignature, Verifier
 from hmac_file_server.uploads.upload import Upload, Uploads
 from hmac_file_server.web.errors import HTTPError
 from hmac_file_server.web.headers import preflight
-from hmac_file_server.web.node import Node, bug, not_stored, nothing_here, storing
+from hmac_file_server.web.node import Node, not_stored, nothing_here
 from hmac_file_server.web.request import Request
 from hmac_file_server.web.serving import Serving
 from hmac_file_server.web.session import Resumption
@@ -60,9 +60,8 @@ class Files(Node):
         if self._max_size and slot.size > self._max_size:
             limits = self._resumption.limits.announced if self._resumption is not None and offer is not None else {}
             raise HTTPError(413, "too_large", f"at most {self._max_size} bytes are taken", headers=limits)
-        with storing():
-            upload = offer.take(slot) if offer is not None else None
-            return upload or self._uploads.start(slot, request.client_address)
+        upload = offer.take(slot) if offer is not None else None
+        return upload or self._uploads.start(slot, request.client_address)
 
     def render_OPTIONS(self, request: Request) -> int:
         limits = self._resumption.limits.announced if self._resumption is not None else {}
@@ -76,13 +75,9 @@ class Files(Node):
 
     def render_PUT(self, request: Request) -> int:
         """Answer when the file is public and safe, or a part of it is safe."""
-        upload = request.body
-        assert upload is not None
-        answered = self._resumption.answer if self._resumption and upload.token else _stored
-        upload.done.addCallbacks(
-            lambda _: answered(request), lambda failure: request.fail(self.explain(request, failure))
-        ).addErrback(lambda failure: request.fail(bug(failure, "answering a PUT")))
-        return NOT_DONE_YET
+        assert request.body is not None
+        stored = self._resumption.answer if self._resumption and request.body.token else _stored
+        return self.answer_when_stored(request, stored)
 
     def explain(self, request: Request, failure: Failure) -> HTTPError:
         if self._resumption is not None and request.body is not None and request.body.token:
@@ -106,7 +101,7 @@ class Files(Node):
 
 
 def _stored(request: Request) -> None:
-    request.answer(201, {})
+    request.answer_ready(201, b"Content-Length: 0\r\n", b"")
 
 
 class Prefix(Node):

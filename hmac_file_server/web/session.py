@@ -20,7 +20,7 @@ from hmac_file_server.uploads.upload import Upload
 from hmac_file_server.web import resumption
 from hmac_file_server.web.errors import HTTPError, unavailable
 from hmac_file_server.web.headers import preflight
-from hmac_file_server.web.node import Node, bug, not_stored, nothing_here, storing
+from hmac_file_server.web.node import Node, bug, not_stored, nothing_here
 from hmac_file_server.web.request import Request
 
 
@@ -214,8 +214,7 @@ class UploadResource(Node):
         whole = resumption.asked_integer(headers, b"Upload-Length")
         digests = _digest(request, b"Content-Digest"), _digest(request, b"Repr-Digest")
         part = Part(length, complete, offset, whole, *digests)
-        with storing():
-            return self._resumables.append(self._token, part)
+        return self._resumables.append(self._token, part)
 
     def begun(self, request: Request) -> None:
         self._resumption.begun(request)
@@ -243,14 +242,9 @@ class UploadResource(Node):
 
     def render_PATCH(self, request: Request) -> int:
         """Answer when the part is safe, or the file public."""
-        upload = request.body
-        assert upload is not None
-        upload.done.addCallbacks(
-            lambda _: self._resumption.answer(request), lambda failure: self._failed(request, failure)
-        ).addErrback(lambda failure: request.fail(bug(failure, "answering a PATCH")))
-        return NOT_DONE_YET
+        return self.answer_when_stored(request, self._resumption.answer)
 
-    def _failed(self, request: Request, failure: Failure) -> None:
+    def failed(self, request: Request, failure: Failure) -> None:
         error, version = failure.value, asked_version(request)
         part = _upload(request).part
         asked_again = part.last and not part.size and resumption.replays(version)
@@ -258,7 +252,7 @@ class UploadResource(Node):
             # A client that missed the answer to its last part.
             request.answer(201, resumption.state(version, error.session))
             return
-        request.fail(self._resumption.explain(request, failure))
+        super().failed(request, failure)
 
     def render_DELETE(self, request: Request) -> int:
         """Drop the upload."""

@@ -7,6 +7,9 @@ from typing import Any
 
 from twisted.internet.tcp import Connection
 
+READ = 128 << 10
+"""Bytes to read at once, at the most, between two requests: many an upload is here as a whole then."""
+
 
 def has_plain_socket(transport: Any) -> bool:
     """Whether what is on its socket are the very bytes of the connection, as with TLS they are not."""
