@@ -48,7 +48,7 @@ class Threads:
     One thread takes call after call, as long as none of them keeps it waiting: two would only wait for each other
     to leave the interpreter. The next one joins in when a call takes longer than a few milliseconds or moves much
     data, or the disk is being flushed. Calls that need a flush are gathered until there is nothing else to do, and
-    then share it.
+    then share it; afterwards the thread that is at work by then goes on with them.
 
     :param most: so many threads at once.
     :param name: of each, for debuggers.
@@ -100,6 +100,9 @@ class Threads:
         with self._lock:
             if self._jobs and self._busy == self._away:
                 self._wake()
+        self._watch()
+
+    def _watch(self) -> None:
         if self._look is None:
             self._look_later()
 
@@ -143,8 +146,14 @@ class Threads:
                 return
             flushed, waiting = waiting, []
             self._flush(flushed)
-            for job in flushed:
-                self._advance(job, waiting)
+            with self._lock:
+                # They go on before what has come meanwhile, and in the thread that is at it, if one is.
+                self._jobs.extendleft(reversed(flushed))
+                is_one_too_many = self._busy - self._away > 1
+                self._busy -= is_one_too_many
+            if is_one_too_many:
+                self._reactor.callFromThread(self._watch)
+                return
 
     def _next(self, waiting: list[_Job]) -> _Job | None:
         """The next call to make; None if first those that wait are to be flushed, or there is nothing to do."""

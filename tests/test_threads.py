@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import queue
@@ -15,7 +16,7 @@ from twisted.internet.task import Clock
 from hmac_file_server.stores import flush
 from hmac_file_server.stores.flush import Flusher, Steps, Stepwise
 from hmac_file_server.threads import Threads
-from tests.support import DEADLINE
+from tests.support import DEADLINE, eventually
 
 
 class Reactor(Clock):
@@ -37,6 +38,13 @@ class Reactor(Clock):
         while not fired:
             self._calls.get(timeout=DEADLINE)()
         return fired[0]
+
+    def pass_time(self) -> None:
+        """Do what threads ask for, and then what is due a little later."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._calls.get_nowait()()
+        self.advance(0.01)
 
 
 class Gate:
@@ -232,3 +240,52 @@ def test_what_takes_long_waits_behind_the_flush(
     while not shared.called:
         reactor.advance(0.01)
     long.open()
+
+
+def test_after_a_flush_one_thread_goes_on_with_all(
+    reactor: Reactor, gate: Gate, flusher: Flusher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has been flushed goes on in the thread that is at work meanwhile: two would be in each other's way."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: gate())
+    threads, other, ran_in = Threads(reactor, 2, "test"), Gate(), []
+
+    def steps() -> Steps:
+        yield [0]
+        ran_in.append(threading.get_ident())
+
+    flushed = threads.run(Stepwise(steps, flusher))
+    reactor.advance(0)
+    gate.wait_until_entered()
+    busy = threads.run(lambda: (other(), ran_in.append(threading.get_ident())))
+    reactor.advance(0)
+    other.wait_until_entered()
+    gate.open()
+    eventually(lambda: threads._busy == 1, what="the thread that flushed has nothing to do")
+    other.open()
+    reactor.wait_for(busy)
+    reactor.wait_for(flushed)
+    assert len(ran_in) == 2
+    assert len(set(ran_in)) == 1
+
+
+def test_after_a_flush_nobody_waits_for_a_stuck_call(
+    reactor: Reactor, gate: Gate, flusher: Flusher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has been flushed does not wait for the thread at work when that comes to nothing."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: gate())
+    threads, stuck = Threads(reactor, 2, "test"), Gate()
+
+    def steps() -> Steps:
+        yield [0]
+
+    flushed = threads.run(Stepwise(steps, flusher))
+    reactor.advance(0)
+    gate.wait_until_entered()
+    threads.run(stuck)
+    reactor.advance(0)
+    stuck.wait_until_entered()
+    while reactor.getDelayedCalls():
+        reactor.pass_time()
+    gate.open()
+    eventually(lambda: [reactor.pass_time()] and flushed.called, what="what was flushed has gone on")
+    stuck.open()
