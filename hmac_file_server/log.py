@@ -106,10 +106,10 @@ class Lines:
         return level in self._written
 
     def write(self, level: str, text: str) -> None:
-        """:param text: one line, without control characters."""
+        """:param text: one line; control characters are escaped."""
         if not self._gathered and not self._direct:
             self._clock.callLater(0, self._flush)
-        self._gathered.append(f"{_stamp(int(time.time()))} {level:<5} {text}\n")
+        self._gathered.append(f"{_stamp(int(time.time()))} {level:<5} {printable(text)}\n")
         if self._direct:
             self._flush()
 
@@ -145,5 +145,5 @@ def _escape(character: str) -> str:
 
 
 def from_wire(data: bytes) -> str:
-    """Bytes from a client as printable text."""
-    return printable(data.decode("utf-8", "surrogateescape"))
+    """Bytes from a client as text, which :func:`printable` tells from text that spells them."""
+    return data.decode("utf-8", "surrogateescape")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -12,6 +13,9 @@ RESERVED = b".hmac-file-server"
 
 MAX_NAME = 255
 """Bytes in one segment: what file systems take (``NAME_MAX``)."""
+
+_PLAIN = re.compile(rb"[0-9A-Za-z_-][0-9A-Za-z._-]{0,%d}" % (MAX_NAME - 1))
+"""Segments as nearly all are."""
 
 
 class BadPath(ValueError):
@@ -49,7 +53,8 @@ def slot_path(segments: Sequence[bytes]) -> SlotPath:
         raise BadPath("the path is empty")
     last = len(segments) - 1
     for index, segment in enumerate(segments):
-        _check(segment, folder=index < last)
+        if not _PLAIN.fullmatch(segment):
+            _check(segment, folder=index < last)
     return SlotPath(tuple(segments))
 
 

@@ -5,15 +5,15 @@ All are the hex digits of an HMAC-SHA256 whose key is the secret that the XMPP s
 
 from __future__ import annotations
 
+import binascii
 import hmac
-import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
 from hmac_file_server.slots.path import SlotPath
 
-_HEX = re.compile(rb"[0-9a-fA-F]{64}\Z")
+_DIGEST_SIZE = 32
 
 
 class BadSignature(ValueError):
@@ -69,9 +69,9 @@ class Verifier:
         else:
             raise BadSignature("no signature: the URL has no v, v2 or token parameter")
         values = parameters[name]
-        if len(values) != 1 or not _HEX.match(values[0]):
+        digest = _from_hex(values[0]) if len(values) == 1 else b""
+        if len(digest) != _DIGEST_SIZE:
             raise BadSignature(f"the {name.decode()} parameter is not one signature of 64 hex digits")
-        digest = bytes.fromhex(values[0].decode("ascii"))
         if name == b"v":
             if self._signed(digest, b"%b %d" % (path.signed, size)):
                 return Slot(path, size, None)
@@ -94,6 +94,13 @@ class Verifier:
             made.update(message)
             held.append(hmac.compare_digest(made.digest(), digest))
         return any(held)
+
+
+def _from_hex(digits: bytes) -> bytes:
+    try:
+        return binascii.unhexlify(digits)
+    except ValueError:
+        return b""
 
 
 def candidate_types(content_type: bytes | None) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ from urllib.parse import unquote_to_bytes
 
 from twisted.internet.interfaces import IReactorTime
 
-from hmac_file_server.log import Lines, from_wire, printable
+from hmac_file_server.log import Lines, from_wire
 from hmac_file_server.metrics import Metrics, Tally
 from hmac_file_server.slots.path import RESERVED
 from hmac_file_server.web.errors import HTTPError
@@ -89,12 +89,12 @@ class Access:
             level = "warn" if error is not None and request.method == b"PUT" else "info"
         if not self._lines.wants(level):
             return
-        agent = from_wire(request.getHeader(b"User-Agent") or b"-").replace('"', "'")
+        agent = from_wire(request.said(b"User-Agent") or b"-").replace('"', "'")
         status = "-" if cut and not request.startedWriting else request.code
         self._lines.write(
             level,
             f"{request.client_address} {from_wire(request.method)} {from_wire(_without_token(request))} {status}"
-            f' in={request.body_received} out={request.sentLength} {seconds:.3f}s "{agent}"{printable(end)}',
+            f' in={request.body_received} out={request.sentLength} {seconds:.3f}s "{agent}"{end}',
         )
 
 

@@ -225,6 +225,14 @@ class Request(server.Request):
             self._write_head(status, headers, body)
             self.finish()
 
+    def said(self, name: bytes) -> bytes | None:
+        """As ``getHeader``.
+
+        :param name: in its usual spelling.
+        """
+        values = self.requestHeaders._rawHeaders.get(name)
+        return values[-1] if values else None
+
     def says_any(self, names: frozenset[bytes]) -> bool:
         """Whether it has one of these headers.
 
@@ -247,7 +255,9 @@ class Request(server.Request):
         self.startedWriting = 1
         if self.site.draining:
             self.responseHeaders.setRawHeaders(b"Connection", [b"close"])
-        more = lines({name: values[0] for name, values in self.responseHeaders.getAllRawHeaders()})
+        more = b""
+        if self.responseHeaders._rawHeaders:
+            more = lines({name: values[0] for name, values in self.responseHeaders.getAllRawHeaders()})
         head = b"%b%bDate: %b\r\n%b%b\r\n" % (_STATUS_LINES[status], _STANDING, date(), headers, more)
         if body and self.method != b"HEAD" and status not in NO_BODY_CODES:
             self.sentLength = len(body)

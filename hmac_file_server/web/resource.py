@@ -45,14 +45,13 @@ class Files(Node):
 
     def accept_body(self, request: Request, length: int | None) -> Upload:
         """Verify the slot's signature, and start the upload."""
-        headers = request.requestHeaders
-        if length is None or not headers.hasHeader(b"Content-Length"):
+        if length is None or request.said(b"Content-Length") is None:
             raise HTTPError(411, "length_required", "a Content-Length is needed")
         offer = self._resumption.offer(request, length) if self._resumption is not None else None
         size = length if offer is None else offer.length
         try:
             path = slot_path(request.postpath or ())
-            slot = self._verifier.verify(request.args, path, size, request.getHeader(b"Content-Type"))
+            slot = self._verifier.verify(request.args, path, size, request.said(b"Content-Type"))
         except BadPath as error:
             raise HTTPError(400, "path", str(error)) from None
         except BadSignature as error:
