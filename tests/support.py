@@ -295,6 +295,11 @@ class Daemon:
         found = re.search(rf"^{re.escape(name + labels)} (\S+)$", text, re.MULTILINE)
         return float(found[1]) if found else 0.0
 
+    def unread(self) -> int:
+        """Bytes that clients have sent and the daemon has not read."""
+        lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        return sum(int(line[4].partition(":")[2], 16) for line in lines if int(line[1][-4:], 16) == self.port)
+
     def files(self) -> set[str]:
         """All files of the store, those in the reserved folder too."""
         return {str(p.relative_to(self.store)) for p in self.store.rglob("*") if not p.is_dir()}

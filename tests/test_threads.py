@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 
 from hmac_file_server.stores import flush
 from hmac_file_server.stores.flush import Flusher, Steps, Stepwise
-from hmac_file_server.threads import Threads
+from hmac_file_server.threads import Bulk, Threads
 from tests.support import DEADLINE, eventually
 
 
@@ -218,6 +218,24 @@ def test_a_flush_keeps_nobody_waiting(
     assert not flushing.called
     gate.open()
     assert reactor.wait_for(flushing) is None
+
+
+def test_moving_much_keeps_nobody_waiting(reactor: Reactor, gate: Gate) -> None:
+    """While one thread has the kernel move much data, another takes what comes, at once."""
+    threads = Threads(reactor, 2, "test")
+    moving = threads.run(Bulk(lambda: (gate(), "moved")))
+    behind = threads.run(lambda: "done")
+    assert reactor.wait_for(behind) == "done"
+    assert not moving.called
+    gate.open()
+    assert reactor.wait_for(moving) == (None, "moved")
+
+
+def test_moving_that_fails(reactor: Reactor) -> None:
+    """What it raises arrives, and the thread is there for the next call."""
+    threads = Threads(reactor, 1, "test")
+    assert reactor.wait_for(threads.run(Bulk(lambda: 1 // 0))).check(ZeroDivisionError)
+    assert reactor.wait_for(threads.run(Bulk(lambda: "done"))) == "done"
 
 
 def test_what_takes_long_waits_behind_the_flush(

@@ -120,8 +120,7 @@ class Draft:
         try:
             pipe = Pipe()
         except OSError:
-            source.dry = True  # No more descriptors: it is read as if it could not be lent.
-            return
+            return  # No more descriptors: it is read as if it could not be lent.
         with contextlib.closing(pipe):
             while source.left:
                 self._written += pipe.move(source, self._opened, left_over)

@@ -95,6 +95,19 @@ def test_only_what_is_missing_is_written_again(faulty: Callable[..., Daemon]) ->
 
 
 @pytest.mark.parametrize(
+    "fault",
+    ["splice:error=EINVAL", "splice:error=EIO:when=2+3", "splice:error=ENOSPC:when=4+2", "pipe2:error=EMFILE"],
+)
+def test_what_the_kernel_does_not_move_is_written(faulty: Callable[..., Daemon], fault: str) -> None:
+    """Where a large body can not go from the socket to the file, or not always, it is read and written."""
+    daemon = faulty(fault, RetryDelay=0, MaxRetries=1000)
+    body = os.urandom(12 << 20)
+    assert daemon.put("slot/a.bin", body).status == 201
+    assert (daemon.store / "slot/a.bin").read_bytes() == body
+    assert daemon.files() == {"slot/a.bin"}
+
+
+@pytest.mark.parametrize(
     ("fault", "status"),
     [
         ("writev:error=EIO", 503),
@@ -114,6 +127,29 @@ def test_given_up(faulty: Callable[..., Daemon], fault: str, status: int) -> Non
     assert ("retry-after" in answer.headers) == (status == 503)
     assert daemon.metric("hmac_file_server_upload_retries_total") == 2
     nothing_stays(daemon)
+
+
+@pytest.mark.parametrize(("error", "status"), [("EIO", 503), ("ENOSPC", 507)])
+def test_given_up_in_the_midst_of_a_large_body(make_daemon: MakeDaemon, error: str, status: int) -> None:
+    """When the disk takes no more of a body that the kernel was moving, the client is told and nothing stays."""
+    need("strace")
+    daemon = make_daemon(MinFreeSpace=0, MaxRetries=2, **QUICK).start()
+    size = 12 << 20
+    with daemon.wire() as wire:
+        head = f"PUT {put_target('slot/a.bin', size)} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n"
+        wire.send(head.encode() + bytes(8 << 20))
+        eventually(lambda: daemon.unread() == 0)
+        # The kernel's copy and ours fail alike.
+        tracer = inject(daemon, f"splice,writev:error={error}")
+        try:
+            wire.send(bytes(2 << 20))
+            assert wire.answer().status == status
+        finally:
+            tracer.terminate()
+            tracer.wait()
+    assert daemon.metric("hmac_file_server_upload_retries_total") == 2
+    nothing_stays(daemon)
+    assert daemon.put("slot/a.bin", b"hello").status == 201
 
 
 @pytest.mark.parametrize("error", ["EACCES", "EROFS", "EFBIG", "ENAMETOOLONG"])

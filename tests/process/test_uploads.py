@@ -63,12 +63,6 @@ def memory(daemon: Daemon, what: str) -> int:
     return int(status.partition(f"{what}:")[2].split()[0]) << 10
 
 
-def unread(daemon: Daemon) -> int:
-    """Bytes that clients have sent and the daemon has not read."""
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(int(line[4].partition(":")[2], 16) for line in lines if int(line[1][-4:], 16) == daemon.port)
-
-
 def opened(daemon: Daemon) -> list[str]:
     """What the daemon has open below its store, but for the store's own folders."""
     found = []
@@ -201,7 +195,7 @@ def test_many_slow_clients(make_daemon: MakeDaemon) -> None:
         for number, wire in enumerate(wires):
             wire.send(head(f"slow{number}/a.bin", MIB) + body[:half])
         eventually(lambda: running(daemon) == SLOW_CLIENTS, DEADLINE * 5)
-        eventually(lambda: unread(daemon) == 0, DEADLINE * 5)
+        eventually(lambda: daemon.unread() == 0, DEADLINE * 5)
         assert daemon.put("slot/quick.bin", body).status == 201
         assert daemon.get("slot/quick.bin").body == body
         # Half of all bodies together would be half a MiB a client.
@@ -278,7 +272,7 @@ def test_broken_off(daemon: Daemon, sent: int, reset: bool) -> None:
     with daemon.wire() as wire:
         wire.send(head("slot/sub/a.bin", len(body)) + body[:sent])
         eventually(lambda: running(daemon) == 1)
-        eventually(lambda: unread(daemon) == 0)
+        eventually(lambda: daemon.unread() == 0)
         if reset:
             wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     eventually(lambda: daemon.metric("hmac_file_server_upload_errors_total", '{reason="broken_off"}') == broken + 1)
