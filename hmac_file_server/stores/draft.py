@@ -31,6 +31,7 @@ _KEPT = 1 << 16
 _RESERVE_ABOVE = 1 << 20
 _BLOCK = 1 << 20
 _VECTORS = 512
+_WORTH_FLUSHING = 4 << 20
 _NO_ATTRIBUTES = {errno.EOPNOTSUPP, errno.E2BIG, errno.ERANGE}
 
 
@@ -87,11 +88,17 @@ class Draft:
         self._reserved = False
         self._is_large = False
         self._written = 0
+        self._flush_begun = 0
 
     @property
     def owed(self) -> int:
         """Bytes that are still to be taken from the file system's free space."""
         return 0 if self._reserved else self._size - self._written
+
+    @property
+    def _position(self) -> int:
+        """Where in the file the next byte goes."""
+        return self._written
 
     def begin(self) -> None:
         """Make the file and look whether the slot is free.
@@ -113,6 +120,7 @@ class Draft:
             self._file = self._make_file()
         self.begin()
         self._write_out(chunks)
+        self._begin_flush()
         if source is not None and source.left:
             self._take_from(source, chunks)
 
@@ -125,6 +133,14 @@ class Draft:
             while source.left:
                 self._written += pipe.move(source, self._opened, left_over)
                 self._write_out(left_over)
+                self._begin_flush()
+
+    def _begin_flush(self) -> None:
+        """Let the disk work while the rest of a large body arrives, so that the flush at its end is a short one."""
+        begun, position = self._flush_begun, self._position
+        if self._place.flusher is not None and position - begun >= _WORTH_FLUSHING:
+            self._place.flusher.begin(self._opened, begun, position - begun)
+            self._flush_begun = position
 
     @property
     def _opened(self) -> int:

@@ -96,7 +96,13 @@ def test_only_what_is_missing_is_written_again(faulty: Callable[..., Daemon]) ->
 
 @pytest.mark.parametrize(
     "fault",
-    ["splice:error=EINVAL", "splice:error=EIO:when=2+3", "splice:error=ENOSPC:when=4+2", "pipe2:error=EMFILE"],
+    [
+        "splice:error=EINVAL",
+        "splice:error=EIO:when=2+3",
+        "splice:error=ENOSPC:when=4+2",
+        "pipe2:error=EMFILE",
+        "sync_file_range:error=EIO",
+    ],
 )
 def test_what_the_kernel_does_not_move_is_written(faulty: Callable[..., Daemon], fault: str) -> None:
     """Where a large body can not go from the socket to the file, or not always, it is read and written."""

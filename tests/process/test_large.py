@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import re
 import socket
 import struct
 import subprocess
@@ -214,24 +216,50 @@ def test_through_a_unix_socket(make_daemon: MakeDaemon, tmp_path: Path) -> None:
     assert (daemon.store / "slot/a.bin").read_bytes() == body
 
 
-def test_most_of_it_goes_through_the_kernel(make_daemon: MakeDaemon, tmp_path: Path) -> None:
-    """Of a large body the process itself reads and writes next to nothing."""
+@contextlib.contextmanager
+def traced(daemon: Daemon, path: Path, *calls: str) -> Iterator[None]:
+    """Let strace write down these system calls of a running daemon."""
     need("strace")
-    trace = tmp_path / "trace"
-    daemon = make_daemon(MinFreeSpace=0).start()
-    calls = "trace=recvfrom,recvmsg,read,write,writev,splice"
-    tracer = subprocess.Popen(["strace", "-f", "-qq", "-s", "0", "-o", trace, "-e", calls, "-p", str(daemon.pid)])
+    options = ["-f", "-qq", "-s", "0", "-o", str(path), "-e", f"trace={','.join(calls)}"]
+    tracer = subprocess.Popen(["strace", *options, "-p", str(daemon.pid)])
     try:
         threads = Path(f"/proc/{daemon.pid}/task")
         eventually(lambda: all("TracerPid:\t0" not in (task / "status").read_text() for task in threads.iterdir()))
-        assert daemon.put("slot/a.bin", bytes(20 * MIB)).status == 201
+        yield
     finally:
         tracer.terminate()
         tracer.wait()
+
+
+def test_most_of_it_goes_through_the_kernel(make_daemon: MakeDaemon, tmp_path: Path) -> None:
+    """Of a large body the process itself reads and writes next to nothing."""
+    daemon = make_daemon(MinFreeSpace=0).start()
+    with traced(daemon, tmp_path / "trace", "recvfrom", "recvmsg", "read", "write", "writev", "splice"):
+        assert daemon.put("slot/a.bin", bytes(20 * MIB)).status == 201
     moved = {"splice": 0, "other": 0}
-    for line in trace.read_text().splitlines():
+    for line in (tmp_path / "trace").read_text().splitlines():
         result = line.rpartition(" = ")[2].split()
         if result and result[0].isdecimal():
             moved["splice" if "splice" in line else "other"] += int(result[0])
     assert moved["splice"] > 2 * 15 * MIB
     assert moved["other"] < 10 * MIB
+
+
+@pytest.mark.parametrize("fsync", [True, False])
+def test_the_disk_begins_before_the_end(make_daemon: MakeDaemon, tmp_path: Path, fsync: bool) -> None:
+    """While a large body arrives the disk is given what is there, part by part, so that little waits for its end."""
+    daemon = make_daemon(MinFreeSpace=0, Fsync=fsync).start()
+    size = 20 * MIB
+    with traced(daemon, tmp_path / "trace", "sync_file_range", "fsync"):
+        assert daemon.put("slot/a.bin", os.urandom(size)).status == 201
+    lines = (tmp_path / "trace").read_text().splitlines()
+    parts = [
+        tuple(map(int, found.groups())) for line in lines if (found := re.search(r"range\(\d+, (\d+), (\d+)", line))
+    ]
+    if not fsync:
+        assert lines == []
+        return
+    ends = [offset + length for offset, length in parts]
+    assert [offset for offset, _ in parts] == [0, *ends[:-1]]
+    assert size - 8 * MIB < ends[-1] <= size
+    assert "sync_file_range" in lines[0]
