@@ -67,19 +67,18 @@ class Bench:
         :param settings: configuration keys of the daemon.
         """
         started: list[tuple[Started, bool, Collection[Unit]]] = []
-        if any(not case.flushed for case in cases):
-            unsafe = {"Fsync": False, **settings}
-            started.append((Daemon(self._folder, self._secret, unsafe), False, UNITS))
+        for flushed in sorted({case.flushed for case in cases}):
+            own = {"Fsync": flushed, **settings}
+            started.append((Daemon(self._folder, self._secret, own), flushed, UNITS))
             if "Workers" not in settings:
-                workers = {**unsafe, "Workers": len(os.sched_getaffinity(0))}
-                started.append((Daemon(self._folder, self._secret, workers), False, [REQUESTS]))
-            if Nginx.installed():
+                workers = {**own, "Workers": len(os.sched_getaffinity(0))}
+                started.append((Daemon(self._folder, self._secret, workers), flushed, [REQUESTS]))
+            if flushed:
+                self.add(Disk(self._folder / "disk"), [True])
+            elif Nginx.installed():
                 started.append((Nginx(self._folder, self._secret), False, UNITS))
             else:
                 print("nginx is not installed and takes no part", file=sys.stderr)
-        if any(case.flushed for case in cases):
-            started.append((Daemon(self._folder, self._secret, {"Fsync": True, **settings}), True, UNITS))
-            self.add(Disk(self._folder / "disk"), [True])
         for server, flushed, units in started:
             self.add(server, [flushed], units)
             server.start()
