@@ -126,6 +126,17 @@ def test_many_at_once(daemon: Daemon) -> None:
     assert [n for n, body in enumerate(bodies) if (daemon.store / f"many/{n}.bin").read_bytes() != body] == []
 
 
+def test_memory_of_many_at_once(make_daemon: MakeDaemon) -> None:
+    """Eight large bodies at once leave a single process below 96 MiB."""
+    daemon = make_daemon(MinFreeSpace=0, Fsync=False).start()
+    body = bytes(64 * MIB)
+    with ThreadPoolExecutor(8) as pool:
+        answers = pool.map(lambda number: daemon.put(f"many/{number}.bin", body).status, range(8))
+        assert list(answers) == [201] * 8
+    status = Path(f"/proc/{daemon.pid}/status").read_text()
+    assert int(status.partition("VmHWM:")[2].split()[0]) < 96 * KIB
+
+
 def test_one_slot_at_once(daemon: Daemon) -> None:
     """Of large bodies for one slot one is stored and the others are told."""
     bodies = [bytes([number]) * (3 * MIB) for number in range(6)]
