@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.program import certificate
+from tests.neighbours.program import certificate
 from tests.support import DEADLINE, Daemon, Wire, eventually, free_port, need, put_target
 
 MakeDaemon = Callable[..., Daemon]

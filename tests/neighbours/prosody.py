@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tests.servers.program import PATH, Program, certificate, example, run
-from tests.servers.xmpp import PASSWORD
+from tests.neighbours.program import PATH, Program, certificate, example, run
+from tests.neighbours.xmpp import PASSWORD
 from tests.support import SECRET, Daemon, free_port, missing, need
 
 _CONFIG = """

@@ -14,8 +14,8 @@ import attrs
 import pytest
 
 from tests import support
-from tests.servers.nginx import NAME, Nginx
-from tests.servers.xmpp import AWKWARD_NAMES
+from tests.neighbours.nginx import NAME, Nginx
+from tests.neighbours.xmpp import AWKWARD_NAMES
 from tests.support import Answer, Daemon, eventually, need
 
 MIB = 1 << 20

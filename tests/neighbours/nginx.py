@@ -7,7 +7,7 @@ import socket
 import ssl
 from pathlib import Path
 
-from tests.servers.program import PATH, Program, certificate, example
+from tests.neighbours.program import PATH, Program, certificate, example
 from tests.support import DEADLINE, Wire, free_port
 
 _CONFIG = """

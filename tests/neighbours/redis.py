@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from tests.servers.program import PATH, Program, certificate
+from tests.neighbours.program import PATH, Program, certificate
 from tests.support import DEADLINE, free_port
 
 PREFIX = "hmac-file-server:"

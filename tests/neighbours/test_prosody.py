@@ -12,9 +12,9 @@ import attrs
 import pytest
 from slixmpp.plugins.xep_0363.http_upload import HTTPError
 
-from tests.servers import xmpp
-from tests.servers.program import run
-from tests.servers.prosody import Prosody, need_prosody
+from tests.neighbours import xmpp
+from tests.neighbours.program import run
+from tests.neighbours.prosody import Prosody, need_prosody
 from tests.support import Daemon, need
 
 V1 = pytest.mark.parametrize("house", ["v1"], indirect=True)

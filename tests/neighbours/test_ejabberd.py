@@ -11,8 +11,8 @@ import attrs
 import pytest
 from slixmpp.plugins.xep_0363.http_upload import FileTooBig
 
-from tests.servers import xmpp
-from tests.servers.ejabberd import Ejabberd, need_ejabberd
+from tests.neighbours import xmpp
+from tests.neighbours.ejabberd import Ejabberd, need_ejabberd
 from tests.support import Daemon
 
 

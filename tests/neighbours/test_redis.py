@@ -15,8 +15,8 @@ from typing import Any
 import attrs
 import pytest
 
-from tests.servers.program import PATH, Program
-from tests.servers.redis import Connection, Redis
+from tests.neighbours.program import PATH, Program
+from tests.neighbours.redis import Connection, Redis
 from tests.support import DEADLINE, SECRET, Answer, Daemon, Wire, eventually, free_port, need, put_target
 
 MakeDaemon = Callable[..., Daemon]

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import pytest
 
-from tests.servers.program import Program, example, run
+from tests.neighbours.program import Program, example, run
 from tests.support import DEADLINE, Daemon, Wire, eventually, free_port, need, put_target
 
 CONTRIB = Path(__file__).parents[2] / "contrib" / "prometheus"

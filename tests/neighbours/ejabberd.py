@@ -6,8 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
-from tests.servers.program import PATH, Program, example
-from tests.servers.xmpp import PASSWORD
+from tests.neighbours.program import PATH, Program, example
+from tests.neighbours.xmpp import PASSWORD
 from tests.support import DEADLINE, SECRET, Daemon, Wire, free_port, missing, need
 
 _CONFIG = """
