@@ -180,6 +180,7 @@ class Config:
     max_connections_per_address: int = _key("MaxConnectionsPerAddress", _whole(1, 1 << 20), 256)
     min_rate: int = _key("MinRate", _size(0, 1 << 30), 256)
     trusted_proxies: tuple[Network, ...] = _key("TrustedProxies", _networks, ["127.0.0.1", "::1"])
+    proxies_pass_104: bool = _key("ProxiesPass104", _flag, False)
     upload_timeout: float = _key("UploadTimeout", _seconds(1, 86400), 60)
     idle_timeout: float = _key("IdleTimeout", _seconds(1, 86400), 75)
     shutdown_timeout: float = _key("ShutdownTimeout", _seconds(0, 86400), 30)

@@ -32,6 +32,7 @@ from hmac_file_server.uploads.resumable import Resumables
 from hmac_file_server.uploads.retry import RetryPolicy
 from hmac_file_server.uploads.upload import Uploads
 from hmac_file_server.web.access import Access
+from hmac_file_server.web.client import Proxies
 from hmac_file_server.web.limits import Limits
 from hmac_file_server.web.resource import Files, root
 from hmac_file_server.web.serving import Serving
@@ -259,5 +260,7 @@ def _limits(config: Config) -> Limits:
         min_rate=config.min_rate,
         connections=config.max_connections,
         per_address=config.max_connections_per_address,
-        proxies=config.trusted_proxies,
+        proxies=Proxies(
+            config.trusted_proxies, config.proxies_pass_104, config.listen.endpoint.startswith("haproxy:")
+        ),
     )

@@ -101,6 +101,7 @@ def test_every_key_but_two_has_a_default() -> None:
         ("Fsync = false", "fsync", False),
         ('TrustedProxies = ["10.1.2.3/8", "::1"]', "trusted_proxies", (ip_network("10.0.0.0/8"), ip_network("::1"))),
         ("TrustedProxies = []", "trusted_proxies", ()),
+        ("ProxiesPass104 = true", "proxies_pass_104", True),
         ('RedisAddr = "localhost:6379"', "redis", RedisServer("localhost", 6379)),
         ('RedisAddr = "[::1]:6379"', "redis", RedisServer("::1", 6379)),
         ('RedisAddr = "tls:redis.example.com:6380"', "redis", RedisServer("redis.example.com", 6380, tls=True)),

@@ -51,7 +51,7 @@ class Channel(HTTPChannel):
     def connectionMade(self) -> None:
         self.transport.bufferSize = READ
         self._address = self.transport.getPeer()
-        self.peer = Peer.of(self._address, self.site.limits.proxies)
+        self.peer = Peer.of(self._address, self.site.limits.proxies.trusted)
         HTTPChannel.connectionMade(self)
         self.site.opened(self)
         try:

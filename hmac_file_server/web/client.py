@@ -16,7 +16,27 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 LOCAL = "unix"
 """What stands for the peer of a Unix socket; it is trusted as a proxy, for only local programs reach it."""
 
+_PASSED_ON = re.compile(
+    rb"via|cdn-loop|.*forwarded.*|.*-ip|.*client-?ip|.*remote-?addr.*|(?:cf|fastly|x-(?:amzn?|azure|envoy))-.+|x-varnish",
+    re.IGNORECASE,
+)
+"""Names of headers that proxies, load balancers and CDNs write, and clients do not."""
+
 _FOR = re.compile(r'(?:^|[;,])\s*for\s*=\s*(?:"([^",;]*)"|([^;,\s]*))', re.IGNORECASE)
+
+
+@attrs.frozen
+class Proxies:
+    """What the configuration says of the proxies in front.
+
+    :param trusted: the networks whose word on the client's address is taken.
+    :param pass_104: whether all of them hand on ``104 Upload Resumption Supported``.
+    :param proxy_protocol: whether all connections come through one, whose own address the PROXY protocol hides.
+    """
+
+    trusted: Sequence[Network] = ()
+    pass_104: bool = False
+    proxy_protocol: bool = False
 
 
 @attrs.frozen
@@ -35,6 +55,11 @@ class Peer:
         """:param trusted: as for :func:`client_address`."""
         address = client_address(peer, Headers(), ())
         return cls(address, speaks_for_others(address, trusted))
+
+
+def was_passed_on(headers: Headers) -> bool:
+    """Whether a request's headers say that a proxy handed it on, be that one trusted or not."""
+    return any(map(_PASSED_ON.fullmatch, headers._rawHeaders))
 
 
 def client_address(peer: IAddress, headers: Headers, trusted: Sequence[Network]) -> str:

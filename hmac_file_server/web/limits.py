@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 import attrs
 
-from hmac_file_server.web.client import Network, Peer, speaks_for_others
+from hmac_file_server.web.client import Peer, Proxies, speaks_for_others
 from hmac_file_server.web.errors import HTTPError, unavailable
 
 
@@ -20,7 +19,7 @@ class Limits:
     :param min_rate: bytes a second that a body or a reader keeps up over those; 0 for any.
     :param connections: at once, in all.
     :param per_address: connections from one address; behind a proxy, requests that run.
-    :param proxies: networks whose word on the client's address is taken.
+    :param proxies: what is known of those in front.
     """
 
     upload_timeout: float = 60.0
@@ -28,7 +27,7 @@ class Limits:
     min_rate: int = 0
     connections: int = 4096
     per_address: int = 256
-    proxies: Sequence[Network] = ()
+    proxies: Proxies = Proxies()
 
 
 class Crowd:
@@ -64,7 +63,7 @@ class Crowd:
         :returns: under what, for :meth:`left`; empty if the proxy does not name its clients.
         :raises HTTPError: if its client has too many already.
         """
-        if speaks_for_others(address, self._limits.proxies):
+        if speaks_for_others(address, self._limits.proxies.trusted):
             return ""
         self._enter(address)
         return address

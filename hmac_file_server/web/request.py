@@ -21,7 +21,7 @@ from twisted.web import server
 from twisted.web.http import NO_BODY_CODES, datetimeToString, parse_qs
 
 from hmac_file_server.uploads.upload import Upload
-from hmac_file_server.web.client import client_address
+from hmac_file_server.web.client import client_address, was_passed_on
 from hmac_file_server.web.errors import MALFORMED, HTTPError
 from hmac_file_server.web.flow import Flow
 from hmac_file_server.web.headers import EVERYWHERE, lines
@@ -95,7 +95,8 @@ class Request(server.Request):
             self.site.check_open()
             self._check()
             if channel.peer.trusted and self.says_any(_FORWARDED):
-                self.client_address = client_address(self.client, self.requestHeaders, self.site.limits.proxies)
+                trusted = self.site.limits.proxies.trusted
+                self.client_address = client_address(self.client, self.requestHeaders, trusted)
                 self._counted_as = self.site.crowd.arrived(self.client_address)
             self._resource = self.site.getResourceFor(self)
             self.body = self._resource.accept(self, length)
@@ -240,11 +241,23 @@ class Request(server.Request):
         """
         return not names.isdisjoint(self.requestHeaders._rawHeaders)
 
-    def inform(self, status: int, phrase: bytes, headers: Mapping[bytes, bytes]) -> None:
-        """Send an interim answer (RFC 9110, section 15.2), where the client can be told anything before the end."""
-        if not (self._disconnected or self.startedWriting) and self.clientproto == b"HTTP/1.1":
-            lines = [b"HTTP/1.1 %d %b" % (status, phrase), *(b"%b: %b" % item for item in headers.items())]
-            self.transport.write(b"\r\n".join([*lines, b"", b""]))
+    @property
+    def hears_104(self) -> bool:
+        """Whether the client can be told that its upload can be resumed before its end.
+
+        A proxy that does not know 104 takes it for the final answer, or for that to the next request: nginx does.
+        So it is sent to whoever connects by itself, and through proxies only where all are known to pass it.
+        """
+        proxies, peer = self.site.limits.proxies, self.channel.peer
+        proxied = peer.trusted or proxies.proxy_protocol or not self.uri.startswith(b"/")
+        return self.clientproto == b"HTTP/1.1" and (
+            proxies.pass_104 or not (proxied or was_passed_on(self.requestHeaders))
+        )
+
+    def send_104(self, headers: Mapping[bytes, bytes]) -> None:
+        """Send the interim answer ``104 Upload Resumption Supported``, if the client :attr:`hears_104` still."""
+        if not (self._disconnected or self.startedWriting) and self.hears_104:
+            self.transport.write(b"HTTP/1.1 104 Upload Resumption Supported\r\n%b\r\n" % lines(headers))
 
     def start(self, status: int, headers: Mapping[bytes, bytes], body: bytes = b"") -> None:
         """Write the status line and the headers, which must give the length, and the beginning of the body."""

@@ -66,7 +66,7 @@ class Resumption:
         self.resources = UploadResources(resumables, self)
 
     def offer(self, request: Request, size: int) -> Offer | None:
-        """What a PUT asks for; None if it is a plain one.
+        """What a PUT asks for; None if it is a plain one, or a whole upload whose client would not hear of it.
 
         :param size: of its body in bytes.
         :raises HTTPError: if it contradicts itself.
@@ -79,6 +79,8 @@ class Resumption:
         length = resumption.asked_integer(headers, b"Upload-Length")
         if complete and length not in (None, size):
             raise _inconsistent(version)
+        if complete and not request.hears_104:
+            return None
         if complete:
             length = size
         elif length is None:
@@ -103,7 +105,7 @@ class Resumption:
 
     def _inform(self, request: Request, headers: dict[bytes, bytes] | None) -> None:
         if headers is not None and resumption.asked_version(request.requestHeaders) is not None:
-            request.inform(104, b"Upload Resumption Supported", headers)
+            request.send_104(headers)
 
     def answer(self, request: Request) -> None:
         """The request's content is stored: answer as to a plain PUT if the file is whole now."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -42,10 +43,16 @@ BODY = random.Random(7).randbytes(100_000)
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A running daemon that the tests of this file share, each with slots of its own."""
-    made = Daemon(tmp_path_factory.mktemp("shared"))
+    made = Daemon(tmp_path_factory.mktemp("shared"), TrustedProxies=[])
     yield made.start()
     made.stop()
     assert "Traceback" not in made.log
+
+
+@pytest.fixture
+def make_daemon(make_daemon: MakeDaemon) -> MakeDaemon:
+    """Makes daemons that take the tests, on their own machine, for clients and not for a proxy."""
+    return functools.partial(make_daemon, TrustedProxies=[])
 
 
 @pytest.fixture
@@ -1151,7 +1158,7 @@ def test_a_client_that_waits_long(make_daemon: MakeDaemon, tmp_path: Path) -> No
 def test_the_lines_of_the_manual(make_daemon: MakeDaemon, tmp_path: Path) -> None:
     """The shell lines of docs/resuming.rst do what the text around them says."""
     need("curl", "openssl")
-    daemon = make_daemon().start()
+    daemon = make_daemon(TrustedProxies=["127.0.0.1"], ProxiesPass104=True).start()
     manual = (Path(__file__).parents[2] / "docs/resuming.rst").read_text()
     lines = [
         line[4:]
