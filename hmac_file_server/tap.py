@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import time
 from typing import Any, NoReturn, TextIO
 
 from twisted.application.service import IService
@@ -56,6 +57,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         from twisted.internet import reactor as installed
 
         reactor = installed
+        # By default timers follow the wall clock: set forward it would cut what runs, set back it would stop them.
+        reactor.seconds = time.monotonic
         # What is there when all has started stays: the collector, which looks at all of it, would stop us for long.
         reactor.callWhenRunning(gc.collect)
         reactor.callWhenRunning(gc.freeze)
