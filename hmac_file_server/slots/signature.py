@@ -15,6 +15,9 @@ from hmac_file_server.slots.path import SlotPath
 
 _DIGEST_SIZE = 32
 
+PARAMETERS = (b"v2", b"token", b"v")
+"""The query parameters that hold signatures, the strongest first."""
+
 
 class BadSignature(ValueError):
     """No signature, or none that holds; the text is for the operator's log."""
@@ -63,37 +66,47 @@ class Verifier:
         :param content_type: the request's Content-Type header as sent, None if it has none.
         :raises BadSignature: if there is no signature, or it does not hold.
         """
-        for name in (b"v2", b"token", b"v"):
-            if name in parameters:
-                break
-        else:
-            raise BadSignature("no signature: the URL has no v, v2 or token parameter")
-        values = parameters[name]
-        digest = _from_hex(values[0]) if len(values) == 1 else b""
-        if len(digest) != _DIGEST_SIZE:
-            raise BadSignature(f"the {name.decode()} parameter is not one signature of 64 hex digits")
+        name, digest = strongest(parameters)
         if name == b"v":
-            if self._signed(digest, b"%b %d" % (path.signed, size)):
+            if self.signed(digest, b"%b %d" % (path.signed, size)):
                 return Slot(path, size, None)
             raise BadSignature(
                 "signature does not match: the secret, the path prefix or the size differs"
                 " from what the XMPP server signed"
             )
         for media_type in candidate_types(content_type):
-            if self._signed(digest, b"%b\0%d\0%b" % (path.signed, size, media_type)):
+            if self.signed(digest, b"%b\0%d\0%b" % (path.signed, size, media_type)):
                 return Slot(path, size, media_type)
         raise BadSignature(
             "signature does not match: the secret, the path prefix, the size or the Content-Type"
             " differs from what the XMPP server signed"
         )
 
-    def _signed(self, digest: bytes, message: bytes) -> bool:
+    def signed(self, digest: bytes, message: bytes) -> bool:
+        """Whether a signature is of this message."""
         held = []
         for keyed in self._keyed:
             made = keyed.copy()
             made.update(message)
             held.append(hmac.compare_digest(made.digest(), digest))
         return any(held)
+
+
+def strongest(parameters: Mapping[bytes, Sequence[bytes]]) -> tuple[bytes, bytes]:
+    """The strongest signature among the query parameters: its name, and the 32 bytes.
+
+    :raises BadSignature: if there is none, or it is none.
+    """
+    for name in PARAMETERS:
+        if name in parameters:
+            break
+    else:
+        raise BadSignature("no signature: the URL has no v, v2 or token parameter")
+    values = parameters[name]
+    digest = _from_hex(values[0]) if len(values) == 1 else b""
+    if len(digest) != _DIGEST_SIZE:
+        raise BadSignature(f"the {name.decode()} parameter is not one signature of 64 hex digits")
+    return name, digest
 
 
 def _from_hex(digits: bytes) -> bytes:

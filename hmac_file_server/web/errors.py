@@ -49,9 +49,9 @@ class HTTPError(Exception):
         return attrs.evolve(self, headers={**self.headers, **headers})
 
 
-def method_not_allowed(allowed: bytes) -> HTTPError:
+def method_not_allowed(allowed: bytes, detail: str = "") -> HTTPError:
     """405, with what is allowed (RFC 9110, section 15.5.6)."""
-    return HTTPError(405, "method", "this method is not served here", headers={b"Allow": allowed})
+    return HTTPError(405, "method", "this method is not served here", detail, {b"Allow": allowed})
 
 
 def unavailable(reason: str, message: str, detail: str = "", seconds: int = 30) -> HTTPError:

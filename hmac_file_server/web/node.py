@@ -21,6 +21,8 @@ from hmac_file_server.web.request import Request
 
 _log = Logger()
 
+_POST = "this is no way to upload: XMPP clients PUT to the URL of a slot, which their server gives them (XEP-0363)"
+
 
 class Node(Resource):
     """A place in the tree; without children or methods of its own there is nothing here.
@@ -41,7 +43,7 @@ class Node(Resource):
         :raises HTTPError: to refuse the request before its body.
         """
         if request.method not in self.methods.split(b", "):
-            raise method_not_allowed(self.methods)
+            raise method_not_allowed(self.methods, _POST if request.method == b"POST" else "")
         if request.method in (b"PUT", b"PATCH"):
             try:
                 return self.accept_body(request, length)

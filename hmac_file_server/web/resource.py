@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import attrs
 from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET
 
+from hmac_file_server.slots.mistakes import Asked, likely_mistake, where_uploads_go
 from hmac_file_server.slots.path import RESERVED, BadPath, slot_path
 from hmac_file_server.slots.signature import BadSignature, Verifier
 from hmac_file_server.uploads.upload import Upload, Uploads
@@ -53,14 +55,32 @@ class Files(Node):
             path = slot_path(request.postpath or ())
             slot = self._verifier.verify(request.args, path, size, request.said(b"Content-Type"))
         except BadPath as error:
-            raise HTTPError(400, "path", str(error)) from None
+            raise HTTPError(400, "path", str(error), self._with_mistake(str(error), request, size)) from None
         except BadSignature as error:
-            raise HTTPError(403, "signature", "the signature does not hold", str(error)) from None
+            detail = self._with_mistake(str(error), request, size)
+            raise HTTPError(403, "signature", "the signature does not hold", detail) from None
         if self._max_size and slot.size > self._max_size:
             limits = self._resumption.limits.announced if self._resumption is not None and offer is not None else {}
-            raise HTTPError(413, "too_large", f"at most {self._max_size} bytes are taken", headers=limits)
+            message = f"at most {self._max_size} bytes are taken"
+            detail = f"{slot.size} bytes, but {message} (MaxUploadSize); the XMPP server's own limit is higher"
+            raise HTTPError(413, "too_large", message, detail, limits)
         upload = offer.take(slot) if offer is not None else None
         return upload or self._uploads.start(slot, request.client_address)
+
+    def _with_mistake(self, reason: str, request: Request, size: int) -> str:
+        # What leads here is the prefix.
+        mistake = self.mistake(request, size, b"/".join(request.prepath or ()).decode("utf-8"))
+        return f"{reason}; {mistake}" if mistake else reason
+
+    def mistake(self, request: Request, size: int, prefix: str) -> str:
+        """What an operator most likely did who has such an upload refused; empty if nobody can tell.
+
+        :param size: of the file in bytes.
+        :param prefix: ``UploadSubDir``, without slashes around it.
+        """
+        said = request.said
+        asked = Asked(request.path, request.args, size, said(b"Content-Type"), said(b"Authorization"))
+        return likely_mistake(asked, prefix, self._verifier)
 
     def render_OPTIONS(self, request: Request) -> int:
         limits = self._resumption.limits.announced if self._resumption is not None else {}
@@ -120,6 +140,32 @@ class Prefix(Node):
         return self._files
 
 
+class Outside(Node):
+    """Beside and above the files, where a request comes by a mistake of the operator's, which the log's line names.
+
+    :param prefix: where the files are.
+    """
+
+    def __init__(self, prefix: str, files: Files) -> None:
+        super().__init__()
+        self._prefix = prefix
+        self._files = files
+
+    def getChild(self, path: bytes, request: Request) -> Node:
+        return Outside(self._prefix, self._files)
+
+    def accept_body(self, request: Request, length: int | None) -> Upload:
+        error = nothing_here()
+        mistake = self._files.mistake(request, length or 0, self._prefix) if request.method == b"PUT" else ""
+        raise attrs.evolve(error, detail=f"{error}; {mistake or where_uploads_go(self._prefix)}")
+
+    def render_GET(self, request: Request) -> int:
+        error = nothing_here()
+        raise attrs.evolve(error, detail=f'{error}: files lie below "/{self._prefix}/" (UploadSubDir)')
+
+    render_HEAD = render_GET
+
+
 def root(prefix: str, files: Files, resumption: Resumption | None = None) -> Node:
     """The tree: everything below the prefix is a file's path.
 
@@ -127,7 +173,7 @@ def root(prefix: str, files: Files, resumption: Resumption | None = None) -> Nod
     """
     node: Node = Prefix(files, resumption)
     for segment in reversed([segment for segment in prefix.split("/") if segment]):
-        parent = Node()
+        parent = Outside(prefix, files)
         parent.putChild(segment.encode("utf-8"), node)
         node = parent
     return node
