@@ -440,11 +440,12 @@ STATUSES = {
 }
 HEADERS = set(
     """
-    Accept-Patch Accept-Ranges Access-Control-Allow-Headers Access-Control-Allow-Methods Access-Control-Allow-Origin
-    Access-Control-Expose-Headers Access-Control-Max-Age Allow Cache-Control Connection Content-Disposition
-    Content-Length Content-Range Content-Security-Policy Content-Type Date ETag Last-Modified Location Retry-After
-    Server Upload-Complete Upload-Draft-Interop-Version Upload-Incomplete Upload-Length Upload-Limit Upload-Offset
-    WWW-Authenticate X-Content-Type-Options
+    Accept-Patch Accept-Ranges Access-Control-Allow-Headers Access-Control-Allow-Methods
+    Access-Control-Allow-Origin Access-Control-Expose-Headers Access-Control-Max-Age Allow Cache-Control Connection
+    Content-Disposition Content-Length Content-Range Content-Security-Policy Content-Type
+    Cross-Origin-Resource-Policy Date ETag Last-Modified Location Retry-After Server Upload-Complete
+    Upload-Draft-Interop-Version Upload-Incomplete Upload-Length Upload-Limit Upload-Offset WWW-Authenticate
+    X-Content-Type-Options
     """.lower().split()
 )
 _LINE = re.compile(rb"HTTP/1\.[01] (\d{3}) [ -~]+\Z")

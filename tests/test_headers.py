@@ -6,68 +6,73 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hmac_file_server.web.headers import ALLOWED_METHODS, EVERYWHERE, disposition, file_headers, preflight, served_type
+from hmac_file_server.web.headers import (
+    ALLOWED_METHODS,
+    EVERYWHERE,
+    NOTHING_RUNS,
+    disposition,
+    file_headers,
+    preflight,
+)
 
 PREFLIGHT = preflight(ALLOWED_METHODS)
 NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/"), min_size=1, max_size=60)
 
 
-@pytest.mark.parametrize(
-    ("verified", "name", "served"),
-    [
-        (b"image/png", "a.jpg", b"image/png"),
-        (b"text/plain; charset=utf-8", "a", b"text/plain; charset=utf-8"),
-        (b"application/octet-stream", "a.jpg", b"application/octet-stream"),
-        (None, "a.jpg", b"image/jpeg"),
-        (b"", "a.jpg", b"image/jpeg"),
-        (None, "A.B.JPEG", b"image/jpeg"),
-        (None, "voice.m4a", b"audio/mp4"),
-        (None, "a.unknown", b"application/octet-stream"),
-        (None, "a.", b"application/octet-stream"),
-        (None, "README", b"application/octet-stream"),
-        (None, "html", b"application/octet-stream"),
-        (None, "jpg", b"application/octet-stream"),
-        (b"junk", "a.jpg", b"application/octet-stream"),
-        (b"text/html\r\nSet-Cookie: a=b", "a.jpg", b"application/octet-stream"),
-        (b"text/plain;\r\n x", "a.jpg", b"application/octet-stream"),
-        (b"text/plain\n", "a.jpg", b"application/octet-stream"),
-        (b"te xt/plain", "a.jpg", b"application/octet-stream"),
-        ("text/plain; a=ü".encode(), "a.jpg", b"application/octet-stream"),
-    ],
-)
-def test_served_type(verified: bytes | None, name: str, served: bytes) -> None:
-    """The type that was signed is served, else the one of the extension, and never one that forges a header."""
-    assert served_type(verified, name) == served
+STANDING = b"default-src 'none'; frame-ancestors 'none'; sandbox"
+PICTURE = STANDING + b"; img-src 'self'; style-src 'unsafe-inline'"
+MEDIA = STANDING + b"; media-src 'self'"
 
 
 @pytest.mark.parametrize(
-    ("media_type", "kind"),
+    ("stored", "name", "served", "kind", "policy"),
     [
-        (b"image/jpeg", b"inline"),
-        (b"IMAGE/PNG", b"inline"),
-        (b"video/mp4", b"inline"),
-        (b"audio/ogg; codecs=opus", b"inline"),
-        (b"text/plain; charset=utf-8", b"inline"),
-        (b"image/svg+xml", b"attachment"),
-        (b"Image/SVG+XML", b"attachment"),
-        (b"text/html", b"attachment"),
-        (b"text/html;image/png", b"attachment"),
-        (b"text/javascript", b"attachment"),
-        (b"text/xml", b"attachment"),
-        (b"application/xhtml+xml", b"attachment"),
-        (b"application/pdf", b"attachment"),
-        (b"application/octet-stream", b"attachment"),
-        (b"", b"attachment"),
+        (b"image/png", "a.jpg", b"image/png", b"inline", PICTURE),
+        (b"IMAGE/PNG; a=b", "a", b"image/png", b"inline", PICTURE),
+        (None, "a.jpg", b"image/jpeg", b"inline", PICTURE),
+        (b"", "A.B.JPEG", b"image/jpeg", b"inline", PICTURE),
+        (None, "voice.m4a", b"audio/mp4", b"inline", MEDIA),
+        (b"audio/ogg; codecs=opus", "a", b"audio/ogg", b"inline", MEDIA),
+        (b"video/mp4", "a", b"video/mp4", b"inline", MEDIA),
+        (None, "a.txt", b"text/plain; charset=utf-8", b"inline", STANDING),
+        (b"text/plain", "a", b"text/plain; charset=utf-8", b"inline", STANDING),
+        (b"text/plain; charset=utf-7", "a", b"text/plain; charset=utf-8", b"inline", STANDING),
+        (b"text/plain; charset=KOI8-R", "a", b"text/plain; charset=koi8-r", b"inline", STANDING),
+        (b"image/png;,text/html", "a.png", b"application/octet-stream", b"attachment", STANDING),
+        (b"nonsense", "a.png", b"application/octet-stream", b"attachment", STANDING),
+        (None, "a.unknown", b"application/octet-stream", b"attachment", STANDING),
+        (b"Image/SVG+XML", "a", b"image/svg+xml", b"attachment", STANDING),
+        (b"text/html;image=png", "a", b"text/html", b"attachment", STANDING),
+        (b"text/csv; charset=utf-16le", "a", b"text/csv; charset=utf-16le", b"attachment", STANDING),
+        (b"application/pdf", "a", b"application/pdf", b"attachment", STANDING),
+        (b"video/x-unheard-of", "a", b"video/x-unheard-of", b"attachment", STANDING),
     ],
 )
-def test_only_harmless_types_are_shown(media_type: bytes, kind: bytes) -> None:
-    """A browser shows pictures, sound, films and plain text, and saves all that could run."""
-    assert file_headers(media_type, "a") == {
-        b"Content-Type": media_type,
-        b"Content-Disposition": kind + b"; filename=\"a\"; filename*=UTF-8''a",
+def test_headers_of_a_file(stored: bytes | None, name: str, served: bytes, kind: bytes, policy: bytes) -> None:
+    """A browser shows pictures, sound, films and plain text, each with the least that it needs, and saves all else."""
+    assert file_headers(stored, name) == {
+        b"Content-Type": served,
+        b"Content-Disposition": disposition(kind, name),
+        b"Content-Security-Policy": policy,
         b"Cache-Control": b"public, max-age=31536000, immutable",
         b"Accept-Ranges": b"bytes",
     }
+
+
+@pytest.mark.parametrize(
+    "stored",
+    b"""
+    text/javascript application/javascript application/x-javascript text/x-javascript application/ecmascript
+    text/ecmascript application/x-ecmascript text/x-ecmascript text/jscript text/livescript text/javascript1.5
+    text/css application/json text/json application/manifest+json image/svg+json application/wasm
+    application/xml text/xml text/xsl application/xslt+xml TEXT/JavaScript text/javascript;charset=utf-8
+    """.split(),
+)
+def test_code_is_served_as_bytes(stored: bytes) -> None:
+    """No page can use a file as a script, module, worker or stylesheet, for it has no type of such."""
+    headers = file_headers(stored, "a.png")
+    assert headers[b"Content-Type"] == b"application/octet-stream"
+    assert headers[b"Content-Disposition"].startswith(b"attachment;")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +107,8 @@ def test_headers_of_every_answer() -> None:
     assert EVERYWHERE[b"Access-Control-Allow-Origin"] == b"*"
     assert {b"Content-Range", b"ETag"} <= set(EVERYWHERE[b"Access-Control-Expose-Headers"].split(b", "))
     assert EVERYWHERE[b"X-Content-Type-Options"] == b"nosniff"
-    assert EVERYWHERE[b"Content-Security-Policy"] == b"default-src 'none'; frame-ancestors 'none'; sandbox"
+    assert EVERYWHERE[b"Cross-Origin-Resource-Policy"] == b"cross-origin"
+    assert NOTHING_RUNS == {b"Content-Security-Policy": STANDING}
     assert b"Access-Control-Allow-Credentials" not in EVERYWHERE | PREFLIGHT
 
 
@@ -110,6 +116,6 @@ def test_headers_of_a_preflight() -> None:
     """A browser may upload with a type and an authorization, and read in ranges."""
     assert PREFLIGHT[b"Access-Control-Allow-Methods"] == b"OPTIONS, HEAD, GET, PUT"
     allowed = set(PREFLIGHT[b"Access-Control-Allow-Headers"].split(b", "))
-    assert {b"Authorization", b"Content-Type", b"Range", b"If-Range"} <= allowed
+    assert {b"Authorization", b"Content-Type", b"Expires", b"Range", b"If-Range"} <= allowed
     assert PREFLIGHT[b"Access-Control-Max-Age"] == b"7200"
     assert not EVERYWHERE.keys() & PREFLIGHT.keys()

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
+from hmac_file_server import media_types
 from hmac_file_server.slots.path import SlotPath
 
 _DIGEST_SIZE = 32
@@ -28,7 +29,8 @@ class Slot:
     """What a signature vouches for.
 
     :param size: the length of the file in bytes.
-    :param media_type: the type that was signed; None where the signature covers none.
+    :param media_type: the type that was signed, in the form of :func:`media_types.parse`; None where the signature
+        covers none, empty where it covers an empty one.
     """
 
     path: SlotPath
@@ -74,9 +76,9 @@ class Verifier:
                 "signature does not match: the secret, the path prefix or the size differs"
                 " from what the XMPP server signed"
             )
-        for media_type in candidate_types(content_type):
+        for media_type in candidate_types(content_type, path.name):
             if self.signed(digest, b"%b\0%d\0%b" % (path.signed, size, media_type)):
-                return Slot(path, size, media_type)
+                return Slot(path, size, media_types.parse(media_type) if media_type else b"")
         raise BadSignature(
             "signature does not match: the secret, the path prefix, the size or the Content-Type"
             " differs from what the XMPP server signed"
@@ -116,16 +118,21 @@ def _from_hex(digits: bytes) -> bytes:
         return b""
 
 
-def candidate_types(content_type: bytes | None) -> Iterator[bytes]:
+def candidate_types(content_type: bytes | None, name: str) -> Iterator[bytes]:
     """The types that an XMPP server may have signed for a PUT with this Content-Type.
 
     Real clients leave the header out or send it empty, and some add parameters that they did not
     name when they asked for the slot.
+
+    :param name: the file's, whose extension tells what a client that left the header out may have asked for.
     """
     sent = (content_type or b"").strip()
     if not sent:
-        yield b"application/octet-stream"
+        yield media_types.UNKNOWN
         yield b""
+        by_extension = media_types.of_name(name)
+        if by_extension != media_types.UNKNOWN:
+            yield by_extension
         return
     yield sent
     bare = sent.partition(b";")[0].strip()

@@ -15,7 +15,7 @@ from twisted.web.http_headers import _nameEncoder
 
 from hmac_file_server.web.client import Peer
 from hmac_file_server.web.errors import MALFORMED, HTTPError
-from hmac_file_server.web.headers import EVERYWHERE
+from hmac_file_server.web.headers import EVERYWHERE, NOTHING_RUNS
 from hmac_file_server.web.sockets import READ, has_plain_socket
 
 if TYPE_CHECKING:
@@ -298,7 +298,8 @@ class Channel(HTTPChannel):
         """Answer without a request."""
         body = error.body
         head = [b"HTTP/1.1 %d %b" % (error.status, error.phrase)]
-        headers = {b"Connection": b"close", b"Content-Length": b"%d" % len(body), **EVERYWHERE, **error.all_headers()}
+        headers = {b"Connection": b"close", b"Content-Length": b"%d" % len(body)}
+        headers |= {**EVERYWHERE, **NOTHING_RUNS, **error.all_headers()}
         head += [b"%b: %b" % item for item in headers.items()]
         self.transport.write(b"\r\n".join([*head, b"", body]))
         self.loseConnection()

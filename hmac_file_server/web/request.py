@@ -24,7 +24,7 @@ from hmac_file_server.uploads.upload import Upload
 from hmac_file_server.web.client import client_address, was_passed_on
 from hmac_file_server.web.errors import MALFORMED, HTTPError
 from hmac_file_server.web.flow import Flow
-from hmac_file_server.web.headers import EVERYWHERE, lines
+from hmac_file_server.web.headers import EVERYWHERE, NOTHING_RUNS, lines
 
 if TYPE_CHECKING:
     from hmac_file_server.web.channel import Channel
@@ -261,7 +261,7 @@ class Request(server.Request):
 
     def start(self, status: int, headers: Mapping[bytes, bytes], body: bytes = b"") -> None:
         """Write the status line and the headers, which must give the length, and the beginning of the body."""
-        self._write_head(status, lines(headers), body)
+        self._write_head(status, lines({**NOTHING_RUNS, **headers}), body)
 
     def _write_head(self, status: int, headers: bytes, body: bytes) -> None:
         self.code = status

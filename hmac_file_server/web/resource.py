@@ -11,11 +11,13 @@ from hmac_file_server.slots.path import RESERVED, BadPath, slot_path
 from hmac_file_server.slots.signature import BadSignature, Verifier
 from hmac_file_server.uploads.upload import Upload, Uploads
 from hmac_file_server.web.errors import HTTPError
-from hmac_file_server.web.headers import preflight
+from hmac_file_server.web.headers import NOTHING_RUNS, lines, preflight
 from hmac_file_server.web.node import Node, not_stored, nothing_here
 from hmac_file_server.web.request import Request
 from hmac_file_server.web.serving import Serving
 from hmac_file_server.web.session import Resumption
+
+_STORED = lines({**NOTHING_RUNS, b"Content-Length": b"0"})
 
 
 class Files(Node):
@@ -120,7 +122,7 @@ class Files(Node):
 
 
 def _stored(request: Request) -> None:
-    request.answer_ready(201, b"Content-Length: 0\r\n", b"")
+    request.answer_ready(201, _STORED, b"")
 
 
 class Prefix(Node):

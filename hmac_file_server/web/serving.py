@@ -14,11 +14,14 @@ from hmac_file_server.stores.local import LocalStore, NoSuchFile, StoredFile
 from hmac_file_server.uploads.retry import InThread
 from hmac_file_server.web import conditional, download
 from hmac_file_server.web.errors import HTTPError, unavailable
-from hmac_file_server.web.headers import CACHE, file_headers, lines, served_type
+from hmac_file_server.web.headers import file_headers, lines
 from hmac_file_server.web.node import bug, nothing_here
 from hmac_file_server.web.request import Request
 
 _SMALL = 64 << 10
+_NOT_MODIFIED = (b"Cache-Control", b"Content-Security-Policy")
+"""What a 304 repeats beside the validators: a cache puts its headers in place of those that it has."""
+
 _HOT_SECONDS = 1.0
 _HOT_BYTES = 16 << 20
 _HOT_OVERHEAD = 4 << 10  # bytes that a file takes beside its content, its headers among them
@@ -29,14 +32,15 @@ class Served:
     """A file, and what its answers say of it.
 
     :param validators: ETag and Last-Modified.
+    :param unchanged: headers of a 304.
     :param headers: those of an answer with the whole file.
     :param lines: the same as they are sent.
     :param until: when it is looked at anew, in the clock's seconds.
     """
 
     file: StoredFile
-    media_type: bytes
     validators: dict[bytes, bytes]
+    unchanged: dict[bytes, bytes]
     headers: dict[bytes, bytes]
     lines: bytes
     until: float
@@ -44,10 +48,10 @@ class Served:
     @classmethod
     def of(cls, file: StoredFile, name: str, until: float) -> Served:
         """:param name: the file's own."""
-        media_type = served_type(file.media_type, name)
         validators = {b"ETag": conditional.etag(file), b"Last-Modified": conditional.last_modified(file)}
-        headers = {**validators, **file_headers(media_type, name), b"Content-Length": b"%d" % file.size}
-        return cls(file, media_type, validators, headers, lines(headers), until)
+        headers = {**file_headers(file.media_type, name), **validators, b"Content-Length": b"%d" % file.size}
+        unchanged = {**validators, **{said: headers[said] for said in _NOT_MODIFIED}}
+        return cls(file, validators, unchanged, headers, lines(headers), until)
 
 
 class Serving:
@@ -108,7 +112,7 @@ class Serving:
             return []
         status = conditional.precondition_status(request.requestHeaders, file)
         if status == 304:
-            request.answer(304, {**served.validators, b"Cache-Control": CACHE})
+            request.answer(304, served.unchanged)
             return []
         if status == 412:
             message = "the file is not the one that was meant"
@@ -163,7 +167,11 @@ def _parts(ranges: list[conditional.Range], served: Served) -> _Answer:
     pieces: list[Any] = []
     for offset, length in ranges:
         span = _content_range(offset, length, size)
-        part = b"\r\n--%b\r\nContent-Type: %b\r\nContent-Range: %b\r\n\r\n" % (boundary, served.media_type, span)
+        part = b"\r\n--%b\r\nContent-Type: %b\r\nContent-Range: %b\r\n\r\n" % (
+            boundary,
+            served.headers[b"Content-Type"],
+            span,
+        )
         pieces += (part, (offset, length))
     pieces.append(b"\r\n--%b--\r\n" % boundary)
     headers[b"Content-Type"] = b"multipart/byteranges; boundary=" + boundary
