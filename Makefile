@@ -1,5 +1,7 @@
 # make run     install into .venv and run the daemon on etc/config.toml
-# make test    install and run all tests
+# make check   lint and unit tests, in less than a minute
+# make test    install and run all tests, on all processors; ARGS="-k name" and the like go to pytest
+# make neighbours  the tests beside real servers, proxies, file systems and browsers
 # make lint    ruff and mypy
 # make bench   compare with nginx on this machine; ARGS=--help says more
 # make crash   the long form of the power-loss and kill -9 tests
@@ -9,13 +11,23 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: run test lint bench crash soak resume wheel-test clean
+# A test that waits leaves its processor to another one.
+TESTERS ?= $(shell expr 2 '*' $$(nproc))
+PYTEST = $(BIN)/python -m pytest --numprocesses=$(TESTERS) --dist=worksteal
+
+.PHONY: run check test neighbours lint bench crash soak resume wheel-test clean
 
 run: $(VENV)/installed
 	$(BIN)/twist hmac-file-server --config etc/config.toml
 
+check: lint
+	$(PYTEST) $(ARGS) tests/test_*.py
+
 test: $(VENV)/tested
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+neighbours: $(VENV)/neighbours
+	$(PYTEST) $(ARGS) tests/neighbours
 
 lint: $(VENV)/tested
 	$(BIN)/ruff check .
@@ -45,8 +57,12 @@ $(VENV)/installed: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
-$(VENV)/tested: $(VENV)/installed
+$(VENV)/tested: $(VENV)/installed tests/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+$(VENV)/neighbours: $(VENV)/tested tests/neighbours/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/neighbours/requirements.txt
 	@touch $@
 
 clean:

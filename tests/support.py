@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -20,7 +21,8 @@ import pytest
 from hmac_file_server.slots.signature import sign
 
 SECRET = "orbit7-shadow23-breeze91-echo17"
-DEADLINE = 20.0
+DEADLINE = 60.0
+"""Seconds after which something that is waited for has failed to come, also on a machine that is busy."""
 
 T = TypeVar("T")
 
@@ -44,12 +46,15 @@ def put_target(path: str, size: int, prefix: str = "/upload/", secret: str = SEC
 
 
 _given_ports: set[int] = set()
+# Of several processes that test at the same time, each has ports of its own.
+_TESTERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_TESTER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 def free_port() -> int:
     """A TCP port on 127.0.0.1 that nobody listens on, outside the ephemeral range; each is given once."""
     for _ in range(1000):
-        port = 10000 + int.from_bytes(os.urandom(2), "big") % 20000
+        port = 10000 + secrets.randbelow(20000 // _TESTERS) * _TESTERS + _TESTER
         if port in _given_ports:
             continue
         with socket.socket() as probe:
@@ -263,7 +268,7 @@ class Daemon:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-            raise
+            raise AssertionError(f"the daemon does not end; its log:\n{self.log}") from None
         self.process = None
         return status
 

@@ -200,12 +200,12 @@ def test_a_stall_in_the_midst(make_daemon: MakeDaemon) -> None:
 
 def test_a_slow_body_is_not_a_stall(make_daemon: MakeDaemon) -> None:
     """A client that goes on in time, however large the body already is, is not cut off."""
-    daemon = make_daemon(MinFreeSpace=0, UploadTimeout=2).start()
+    daemon = make_daemon(MinFreeSpace=0, UploadTimeout=4, MinRate=0).start()
     body = os.urandom(3 * MIB)
     with daemon.wire() as wire:
         begun(daemon, wire, "slot/a.bin", len(body), body[: 2 * MIB])
         position = 2 * MIB
-        end = time.monotonic() + 4
+        end = time.monotonic() + 8
         while time.monotonic() < end:
             wire.send(body[position : position + 10])
             position += 10
