@@ -16,7 +16,8 @@ from twisted.web.http_headers import _nameEncoder
 from hmac_file_server.web.client import Peer
 from hmac_file_server.web.errors import MALFORMED, HTTPError
 from hmac_file_server.web.headers import EVERYWHERE, NOTHING_RUNS
-from hmac_file_server.web.sockets import READ, has_plain_socket
+from hmac_file_server.web.pace import Reader
+from hmac_file_server.web.sockets import READ, has_plain_socket, unsent
 
 if TYPE_CHECKING:
     from hmac_file_server.web.request import Request
@@ -47,6 +48,8 @@ class Channel(HTTPChannel):
     _host: IAddress | None = None
     _deadline: float | None = None
     _timer: IDelayedCall | None = None
+    _reader: Reader | None = None
+    _closing = False
 
     def connectionMade(self) -> None:
         self.transport.bufferSize = READ
@@ -64,6 +67,8 @@ class Channel(HTTPChannel):
         try:
             HTTPChannel.connectionLost(self, reason)
         finally:
+            self._closing = True
+            self._end_reader()
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
@@ -88,10 +93,17 @@ class Channel(HTTPChannel):
         return previous
 
     def resetTimeout(self) -> None:
+        if self._closing:
+            return
+        if self._reader is not None:
+            self._end_reader()
         period = self.timeOut
         if period is None:
             self._deadline = None
-            return
+        else:
+            self._look_in(period)
+
+    def _look_in(self, period: float) -> None:
         clock = self.site.reactor
         self._deadline = clock.seconds() + period
         if self._timer is None:
@@ -107,9 +119,30 @@ class Channel(HTTPChannel):
         left = self._deadline - clock.seconds()
         if left > 0:
             self._timer = clock.callLater(left, self._look_at_deadline)
+        elif (self.idle or self._closing) and unsent(self.transport):
+            self._wait_for_reader()
+        elif self._closing:
+            self.transport.abortConnection()
         else:
             self._deadline = self.timeOut = None
             self.timeoutConnection()
+
+    def _wait_for_reader(self) -> None:
+        """All is answered, and not yet taken: time is the client's as long as it takes something."""
+        if self._reader is None:
+            transport = self.transport
+            self._reader = Reader(self.site.reactor, self.site.limits, lambda: -unsent(transport), self.cut_reader)
+        self._look_in(self.site.limits.idle_timeout)
+
+    def _end_reader(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.end()
+
+    def cut_reader(self) -> None:
+        """End the connection of a client that does not take what it is sent."""
+        self.timed_out = True
+        self.transport.abortConnection()
 
     # Requests
 
@@ -272,15 +305,17 @@ class Channel(HTTPChannel):
     # The end
 
     def timeoutConnection(self) -> None:
-        if self._abortingCall is not None:
-            return
-        self.timed_out = True
-        self._abortingCall = self.callLater(self.abortTimeout, self.forceAbortClient)
-        self.loseConnection()
+        if not self._closing:
+            self.timed_out = True
+            self.loseConnection()
 
-    def forceAbortClient(self) -> None:
-        self._abortingCall = None
-        self.transport.abortConnection()
+    def loseConnection(self) -> None:
+        HTTPChannel.loseConnection(self)
+        if not self._closing:
+            # The transport waits until the last answer is written, or for the other end of TLS; we do not for ever.
+            self._closing = True
+            self._end_reader()
+            self._look_in(self.abortTimeout)
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self._respondToBadRequestAndDisconnect()

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from twisted.internet.interfaces import IDelayedCall, IPullProducer, IPushProducer, IReactorTime
+from twisted.internet.interfaces import IPullProducer, IPushProducer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -15,7 +15,8 @@ from hmac_file_server.stores.local import StoredFile
 from hmac_file_server.threads import Bulk
 from hmac_file_server.uploads.retry import InThread
 from hmac_file_server.web.conditional import Range
-from hmac_file_server.web.sockets import duplicate, has_plain_socket
+from hmac_file_server.web.pace import Reader
+from hmac_file_server.web.sockets import duplicate, has_plain_socket, unsent
 
 if TYPE_CHECKING:
     from hmac_file_server.web.request import Request
@@ -51,31 +52,17 @@ class _Download:
         self._file = file
         self._pieces: Iterator[Piece] = iter(pieces)
         self._in_thread = in_thread
-        self._limits = request.site.limits
-        self._clock: IReactorTime = request.site.reactor
-        self._timer: IDelayedCall | None = None
-        self._sent_before = 0
-        self._watch_rate()
+        self._reader = Reader(request.site.reactor, request.site.limits, self._taken, self._channel.cut_reader)
         self._working = False
         self._stopped = False
 
-    def _watch_rate(self) -> None:
-        self._sent_before = self._request.sentLength
-        self._timer = self._clock.callLater(self._limits.idle_timeout, self._look_at_rate)
-
-    def _look_at_rate(self) -> None:
-        """Cut off a reader that takes nothing, or too little; one that waits for our disk is spared."""
-        self._timer = None
-        sent = self._request.sentLength - self._sent_before
-        if not self._working and sent < max(1, self._limits.min_rate * self._limits.idle_timeout):
-            self._channel.timed_out = True
-            self._transport.abortConnection()
-        else:
-            self._watch_rate()
+    def _taken(self) -> int:
+        return int(self._request.sentLength) - unsent(self._transport)
 
     def _work(self, call: Callable[[], T], then: Callable[[T], None]) -> None:
         """Make a call in a thread, then go on with its result."""
         self._working = True
+        self._reader.pause()
         self._in_thread(call).addCallback(self._worked, then).addErrback(self._failed)
 
     def _worked(self, result: T, then: Callable[[T], None]) -> None:
@@ -83,6 +70,7 @@ class _Download:
         if self._stopped:
             self._file.close()
         else:
+            self._reader.go()
             then(result)
 
     def _read(self, offset: int, length: int) -> None:
@@ -115,9 +103,7 @@ class _Download:
 
     def stopProducing(self) -> None:
         self._stopped = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._reader.end()
         if not self._working:
             self._file.close()
 

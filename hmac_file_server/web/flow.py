@@ -12,6 +12,7 @@ from zope.interface import implementer
 
 from hmac_file_server.stores.splice import Source
 from hmac_file_server.uploads.upload import ILender
+from hmac_file_server.web.pace import of_body
 from hmac_file_server.web.sockets import READ, duplicate, has_plain_socket
 
 if TYPE_CHECKING:
@@ -40,15 +41,14 @@ class Flow:
         self._paused = False
         self._limits = channel.site.limits
         self._most = _LARGE_READ if large else READ
-        self._rate_check: IDelayedCall | None = None
-        self._had = 0
-        self._watch_rate()
+        self._pace = of_body(request, channel.timeoutConnection)
+        self._pace.go()
         self._check: IDelayedCall | None = None
         self.ended = False
 
     def pauseProducing(self) -> None:
         self._paused = True
-        self._stop_rate_check()
+        self._pace.pause()
         self._transport.pauseProducing()
         self._channel.setTimeout(None)
         self._check_later()
@@ -57,7 +57,7 @@ class Flow:
         self._stop_check()
         self._paused = False
         if not self.ended:
-            self._watch_rate()
+            self._pace.go()
             self._channel.setTimeout(self._limits.upload_timeout)
         self._transport.resumeProducing()
 
@@ -95,7 +95,7 @@ class Flow:
         """No more of the body is wanted or to come."""
         self.ended = True
         self._stop_check()
-        self._stop_rate_check()
+        self._pace.end()
         if not lost:
             self._transport.bufferSize = READ
             vars(self._transport).pop("doRead", None)
@@ -108,25 +108,6 @@ class Flow:
         :param share: bytes that may be in hand.
         """
         self._transport.bufferSize = min(self._most, share)
-
-    def _watch_rate(self) -> None:
-        """From now on, see whether the client keeps up the lowest rate."""
-        if self._limits.min_rate:
-            self._had = self._request.body_received
-            clock = self._channel.site.reactor
-            self._rate_check = clock.callLater(self._limits.upload_timeout, self._look_at_rate)
-
-    def _look_at_rate(self) -> None:
-        self._rate_check = None
-        if self._request.body_received - self._had < self._limits.min_rate * self._limits.upload_timeout:
-            self._channel.timeoutConnection()
-        else:
-            self._watch_rate()
-
-    def _stop_rate_check(self) -> None:
-        if self._rate_check is not None:
-            self._rate_check.cancel()
-            self._rate_check = None
 
     def _check_later(self) -> None:
         if hasattr(self._transport, "fileno"):

@@ -25,6 +25,7 @@ from hmac_file_server.web.client import client_address, was_passed_on
 from hmac_file_server.web.errors import MALFORMED, HTTPError
 from hmac_file_server.web.flow import Flow
 from hmac_file_server.web.headers import EVERYWHERE, NOTHING_RUNS, lines
+from hmac_file_server.web.pace import Pace, of_body
 
 if TYPE_CHECKING:
     from hmac_file_server.web.channel import Channel
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 _log = Logger()
 
 DRAIN_BYTES = 64 << 20
-"""What is swallowed of a refused body, at most."""
-DRAIN_SECONDS = 30.0
+"""What is swallowed of a refused body, at most. A proxy may hear no answer before it has sent all, however much."""
+DRAIN_SECONDS = 300.0
 """How long it is swallowed, at most."""
 DRAIN_IDLE = 5.0
 """Seconds without a byte after which a refused client is taken to be done."""
@@ -73,6 +74,7 @@ class Request(server.Request):
     _counted_as = ""
     _drained = False
     _drain_timer: IDelayedCall | None = None
+    _drain_pace: Pace | None = None
 
     def __init__(self, channel: Channel, *args: Any, **named: Any) -> None:
         super().__init__(channel, *args, **named)
@@ -157,15 +159,18 @@ class Request(server.Request):
         channel.persistent = False
         self.setHeader(b"Connection", b"close")
         self._start_answer(error.status, error.all_headers(), error.body)
-        channel.setTimeout(DRAIN_IDLE)
+        # A proxy is silent while its own client is.
+        channel.setTimeout(self.site.limits.upload_timeout if self.proxied else DRAIN_IDLE)
         self._drain_timer = self.site.reactor.callLater(DRAIN_SECONDS, channel.loseConnection)
+        self._drain_pace = of_body(self, channel.loseConnection)
+        self._drain_pace.go()
 
     # The body
 
     def handleContentChunk(self, data: bytes) -> None:
         self.body_received += len(data)
         if self._drained:
-            if self.body_received > DRAIN_BYTES:
+            if self.body_received > DRAIN_BYTES and not self.proxied:
                 self.channel.loseConnection()
         elif self.body is not None:
             self.body.write(data)
@@ -242,17 +247,20 @@ class Request(server.Request):
         return not names.isdisjoint(self.requestHeaders._rawHeaders)
 
     @property
+    def proxied(self) -> bool:
+        """Whether it seems to come through a proxy, be that one trusted or not."""
+        proxies, peer = self.site.limits.proxies, self.channel.peer
+        by_its_form = proxies.proxy_protocol or not self.uri.startswith(b"/")
+        return peer.trusted or by_its_form or was_passed_on(self.requestHeaders)
+
+    @property
     def hears_104(self) -> bool:
         """Whether the client can be told that its upload can be resumed before its end.
 
         A proxy that does not know 104 takes it for the final answer, or for that to the next request: nginx does.
         So it is sent to whoever connects by itself, and through proxies only where all are known to pass it.
         """
-        proxies, peer = self.site.limits.proxies, self.channel.peer
-        proxied = peer.trusted or proxies.proxy_protocol or not self.uri.startswith(b"/")
-        return self.clientproto == b"HTTP/1.1" and (
-            proxies.pass_104 or not (proxied or was_passed_on(self.requestHeaders))
-        )
+        return self.clientproto == b"HTTP/1.1" and (self.site.limits.proxies.pass_104 or not self.proxied)
 
     def send_104(self, headers: Mapping[bytes, bytes]) -> None:
         """Send the interim answer ``104 Upload Resumption Supported``, if the client :attr:`hears_104` still."""
@@ -324,6 +332,8 @@ class Request(server.Request):
         if self._drain_timer is not None and self._drain_timer.active():
             self._drain_timer.cancel()
         self._drain_timer = None
+        if self._drain_pace is not None:
+            self._drain_pace.end()
 
 
 def _origin_form(target: bytes) -> bytes:

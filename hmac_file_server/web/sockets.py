@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import sys
+import termios
 from typing import Any
 
 from twisted.internet.tcp import Connection
@@ -14,6 +17,26 @@ READ = 128 << 10
 def has_plain_socket(transport: Any) -> bool:
     """Whether what is on its socket are the very bytes of the connection, as with TLS they are not."""
     return isinstance(transport, Connection) and not transport.TLS
+
+
+def unsent(transport: Any) -> int:
+    """Bytes, roughly, that were written to a transport and that the other end's system has not taken.
+
+    :returns: 0 for what is no socket.
+    """
+    waiting = 0
+    while not isinstance(transport, Connection):
+        # TLS: what it has encrypted waits in the transport below.
+        waiting += sum(map(len, getattr(transport, "_appSendBuffer", ())))
+        transport = getattr(transport, "transport", None)
+        if transport is None:
+            return 0
+    waiting += len(transport.dataBuffer) - transport.offset + transport._tempDataLen
+    try:
+        queued = fcntl.ioctl(transport.fileno(), termios.TIOCOUTQ, bytes(4))  # SIOCOUTQ of tcp(7) and unix(7)
+    except (OSError, ValueError):
+        return waiting
+    return waiting + int.from_bytes(queued, sys.byteorder)
 
 
 def duplicate(transport: Any) -> int:
