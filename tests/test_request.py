@@ -36,7 +36,7 @@ class Transport(StringTransport):
 
 
 class Server:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limits: Limits | None = None) -> None:
         self.clock = Clock()
         self.store = LocalStore(str(folder), fsync=False)
         self.room = Room(0)
@@ -44,7 +44,7 @@ class Server:
         self.serving = Serving(self.store, maybeDeferred, self.clock)
         files = Files(Verifier([SECRET.encode()]), self.serving, self.uploads, 1 << 30)
         self.ended: list[tuple[Request, bool, bool]] = []
-        self.site = Site(root("upload", files), self.clock, Limits(), lambda *of: self.ended.append(of))
+        self.site = Site(root("upload", files), self.clock, limits or Limits(), lambda *of: self.ended.append(of))
         self.connect()
 
     def connect(self) -> None:
@@ -139,6 +139,65 @@ def test_swallowing_is_bounded_in_time(server: Server) -> None:
         server.clock.advance(DRAIN_IDLE - 1)
         waited += DRAIN_IDLE - 1
         server.channel.dataReceived(b"x")
+
+
+@pytest.mark.parametrize("header", ["Via: 1.1 a", "X-Forwarded-For: 192.0.2.1", "Forwarded: for=b", "X-Real-IP: c"])
+def test_a_proxy_sends_all_before_it_reads(server: Server, header: str) -> None:
+    """What a proxy sends of a refused body is swallowed to its end, however long, and however long it pauses."""
+    length = 2 * DRAIN_BYTES
+    server.send(f"PUT /upload/a/b?v=00 HTTP/1.1\r\nHost: a\r\n{header}\r\nContent-Length: {length}\r\n\r\n")
+    for sent in range(0, length, 1 << 20):
+        assert not server.transport.disconnecting
+        if sent % (32 << 20) == 0:
+            server.clock.advance(DRAIN_IDLE + 1)
+        server.channel.dataReceived(bytes(1 << 20))
+    assert server.transport.disconnecting
+    assert server.ended[0][0].code == 403
+
+
+def test_a_proxy_that_sends_for_ever(server: Server) -> None:
+    """A body that could not end in time is not swallowed further than any other, whoever sends it."""
+    server.send(f"PUT /upload/a/b?v=00 HTTP/1.1\r\nHost: a\r\nVia: 1.1 a\r\nContent-Length: {1 << 40}\r\n\r\n")
+    for _ in range(DRAIN_BYTES >> 20):
+        server.send(bytes(1 << 20))
+    server.send(b"x")
+    assert server.transport.disconnecting
+
+
+@pytest.mark.parametrize("header", ["Via: 1.1 a", "X: y"])
+def test_a_refused_body_that_trickles(tmp_path: Path, header: str) -> None:
+    """A refused body is swallowed only while it keeps up MinRate."""
+    server = Server(tmp_path, Limits(min_rate=100))
+    server.send(f"PUT /upload/a/b?v=00 HTTP/1.1\r\nHost: a\r\n{header}\r\nContent-Length: 99999999\r\n\r\n")
+    for _ in range(60):
+        server.send(bytes(100))
+        server.clock.advance(1)
+    assert not server.transport.disconnecting
+    for _ in range(60):
+        assert not server.transport.disconnecting
+        server.send(bytes(99))
+        server.clock.advance(1)
+    assert server.transport.disconnecting
+    server.store.close()
+
+
+def test_a_body_in_bursts(tmp_path: Path) -> None:
+    """A body that comes in bursts is not cut off, one that trickles is, whatever pauses the disk makes."""
+    server = Server(tmp_path, Limits(min_rate=100))
+    for data, step, kept in ((bytes(6000), 59, True), (b"x", 1, False)):
+        server.connect()
+        server.send(put(f"a/{step}", 1 << 20))
+        for _ in range(120 // step):
+            server.channel.dataReceived(data)
+            server.channel.requests[0]._flow.pauseProducing()
+            server.clock.advance(100)
+            server.channel.requests[0]._flow.resumeProducing()
+            server.clock.advance(step)
+            if server.transport.disconnecting:
+                break
+        assert server.transport.disconnecting != kept
+        server.hang_up()
+    server.store.close()
 
 
 def test_a_refused_client_that_falls_silent(server: Server) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hmac_file_server.web.request import Request
 
 _LONG_SPAN = 600.0
-_STILL = 5
+_STILL_SPANS = 4
 
 
 class Pace:
@@ -23,16 +23,25 @@ class Pace:
     :param least: how many must move in a span; for 0 nobody looks.
     :param span: seconds.
     :param too_slow: called once, when fewer did.
+    :param spans: in so many spans, one after the other.
     """
 
     def __init__(
-        self, clock: IReactorTime, moved: Callable[[], int], least: float, span: float, too_slow: Callable[[], None]
+        self,
+        clock: IReactorTime,
+        moved: Callable[[], int],
+        least: float,
+        span: float,
+        too_slow: Callable[[], None],
+        spans: int = 1,
     ) -> None:
         self._clock = clock
         self._moved = moved
         self._least = least
         self._span = span
         self._too_slow = too_slow
+        self._spans = spans
+        self._slow = 0
         self._timer: IDelayedCall | None = None
         self._before = 0
         self._left = span
@@ -71,7 +80,8 @@ class Pace:
             return
         self.pause()
         if self._left <= 0:
-            if self._moved() - self._before < self._least:
+            self._slow = self._slow + 1 if self._moved() - self._before < self._least else 0
+            if self._slow >= self._spans:
                 too_slow = self._too_slow
                 self.end()
                 too_slow()
@@ -103,7 +113,7 @@ class Reader:
             cut()
 
         self._paces: tuple[Pace, ...] = (
-            Pace(clock, taken, 1, limits.idle_timeout * _STILL, too_slow),
+            Pace(clock, taken, 1, limits.idle_timeout, too_slow, _STILL_SPANS),
             Pace(clock, taken, limits.min_rate * _LONG_SPAN, _LONG_SPAN, too_slow),
         )
         self.go()

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 _log = Logger()
 
 DRAIN_BYTES = 64 << 20
-"""What is swallowed of a refused body, at most. A proxy may hear no answer before it has sent all, however much."""
+"""What is swallowed of a refused body, at most, if it does not come through a proxy."""
+DRAIN_PROXIED = 32 << 30
+"""The same through a proxy, which may look for no answer before it has sent all. What is longer takes too long."""
 DRAIN_SECONDS = 300.0
 """How long it is swallowed, at most."""
 DRAIN_IDLE = 5.0
@@ -73,6 +75,7 @@ class Request(server.Request):
     _flow: Flow | None = None
     _counted_as = ""
     _drained = False
+    _drain_most = DRAIN_BYTES
     _drain_timer: IDelayedCall | None = None
     _drain_pace: Pace | None = None
 
@@ -159,8 +162,11 @@ class Request(server.Request):
         channel.persistent = False
         self.setHeader(b"Connection", b"close")
         self._start_answer(error.status, error.all_headers(), error.body)
-        # A proxy is silent while its own client is.
-        channel.setTimeout(self.site.limits.upload_timeout if self.proxied else DRAIN_IDLE)
+        idle = DRAIN_IDLE
+        if self.proxied and channel.body_left <= DRAIN_PROXIED:
+            # Where the length is not known it is 0 here. A proxy is silent while its own client is.
+            self._drain_most, idle = DRAIN_PROXIED, self.site.limits.upload_timeout
+        channel.setTimeout(idle)
         self._drain_timer = self.site.reactor.callLater(DRAIN_SECONDS, channel.loseConnection)
         self._drain_pace = of_body(self, channel.loseConnection)
         self._drain_pace.go()
@@ -170,7 +176,7 @@ class Request(server.Request):
     def handleContentChunk(self, data: bytes) -> None:
         self.body_received += len(data)
         if self._drained:
-            if self.body_received > DRAIN_BYTES and not self.proxied:
+            if self.body_received > self._drain_most:
                 self.channel.loseConnection()
         elif self.body is not None:
             self.body.write(data)

@@ -57,7 +57,7 @@ def never_read(daemon: Daemon, number: int) -> bytes:
 @pytest.mark.parametrize("attack", [stall_in_headers, stall_in_body, never_read])
 def test_a_thousand_that_stall(make_daemon: MakeDaemon, attack: Callable[[Daemon, int], bytes]) -> None:
     """A thousand stalled connections cost little memory, keep nobody from being served, and go in the end."""
-    daemon = make_daemon(IdleTimeout=3, UploadTimeout=3).start()
+    daemon = make_daemon(IdleTimeout=2, UploadTimeout=3).start()
     assert daemon.put("big/a.bin", b"x" * (4 << 20)).status == 201
     with contextlib.ExitStack() as stack:
         idle = eventually(lambda: descriptors(daemon) if descriptors(daemon) < 30 else 0)
