@@ -38,8 +38,8 @@ class SlotPath:
 
     @property
     def name(self) -> str:
-        """The file's own name."""
-        return self.segments[-1].decode("utf-8")
+        """The file's own name. It is UTF-8, but for paths that were not checked, at which mistakes are looked for."""
+        return self.segments[-1].decode("utf-8", "replace")
 
 
 def slot_path(segments: Sequence[bytes]) -> SlotPath:
