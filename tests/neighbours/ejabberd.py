@@ -38,9 +38,12 @@ _CALM = ["+S", "1:1", "+SDcpu", "1:1", "+SDio", "1", "+sbwt", "none", "+sbwtdcpu
 
 
 class Ejabberd:
-    """ejabberd with the account ``alice@localhost``, as one Erlang node that talks to no other."""
+    """ejabberd with the account ``alice@localhost``, as one Erlang node that talks to no other.
 
-    def __init__(self, folder: Path, daemon: Daemon) -> None:
+    :param mistakes: what to replace in the example, by what.
+    """
+
+    def __init__(self, folder: Path, daemon: Daemon, *mistakes: tuple[str, str]) -> None:
         self.port = free_port()
         api_port = free_port()
         modules = example(
@@ -48,6 +51,7 @@ class Ejabberd:
             ("modules:\n", _MODULES),
             ("https://upload.example.com/upload", f"http://127.0.0.1:{daemon.port}/upload"),
             ("change-me", SECRET),
+            *mistakes,
         )
         config = folder / "ejabberd.yml"
         config.write_text(_CONFIG.format(port=self.port, api_port=api_port) + modules)

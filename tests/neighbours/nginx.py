@@ -34,9 +34,10 @@ class Nginx:
     """nginx on TLS. Its workers run as nobody, who can not write where it would buffer to.
 
     :param backend: where the daemon listens, as ``server`` in an ``upstream`` block takes it.
+    :param mistakes: what to replace in the example, by what.
     """
 
-    def __init__(self, folder: Path, backend: str) -> None:
+    def __init__(self, folder: Path, backend: str, *mistakes: tuple[str, str]) -> None:
         self.port = free_port()
         self.folder = folder
         self._certificate, key = certificate(folder, NAME)
@@ -48,6 +49,7 @@ class Nginx:
             ("listen 443 ssl;", f"listen 127.0.0.1:{self.port} ssl;"),
             (f"{live}/fullchain.pem", str(self._certificate)),
             (f"{live}/privkey.pem", str(key)),
+            *mistakes,
         )
         (folder / "hmac-file-server.conf").write_text(site)
         config = folder / "nginx.conf"

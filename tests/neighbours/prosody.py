@@ -35,9 +35,10 @@ class Prosody:
     """Prosody with the accounts ``alice@localhost`` and ``bob@localhost``.
 
     :param protocol: ``v1`` or ``v2``, http_upload_external_protocol.
+    :param mistakes: what to replace in the example for the upload component, by what.
     """
 
-    def __init__(self, folder: Path, daemon: Daemon, protocol: str) -> None:
+    def __init__(self, folder: Path, daemon: Daemon, protocol: str, *mistakes: tuple[str, str]) -> None:
         self.port = free_port()
         cert, key = certificate(folder, "localhost")
         component = example(
@@ -46,6 +47,7 @@ class Prosody:
             ("https://upload.example.com/upload/", f"http://127.0.0.1:{daemon.port}/upload/"),
             ("change-me", SECRET),
             ('http_upload_external_protocol = "v2"', f'http_upload_external_protocol = "{protocol}"'),
+            *mistakes,
         )
         config = folder / "prosody.cfg.lua"
         config.write_text(
