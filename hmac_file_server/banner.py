@@ -6,8 +6,9 @@ import secrets
 from collections.abc import Iterator
 
 from hmac_file_server import __version__
-from hmac_file_server.config import EXAMPLE_SECRET, Config
+from hmac_file_server.config import Config
 from hmac_file_server.listen import Listen
+from hmac_file_server.slots.secret import EXAMPLE_SECRET
 from hmac_file_server.slots.signature import sign
 
 

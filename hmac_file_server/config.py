@@ -15,10 +15,8 @@ import toml
 
 from hmac_file_server.listen import Listen, RedisServer, listen_at, listen_on_socket, redis_at
 from hmac_file_server.log import LEVELS, printable
+from hmac_file_server.slots.secret import COMMAND, EXAMPLE_SECRET, is_placeholder
 from hmac_file_server.web.client import Network
-
-EXAMPLE_SECRET = b"orbit7-shadow23-breeze91-echo17"
-"""The secret of the example configuration; everybody knows it."""
 
 _LARGEST_FILE = 1 << 20
 _UNITS = {"": 1, "b": 1, "k": 1000, "kb": 1000, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9, "t": 10**12}
@@ -224,6 +222,9 @@ def load(path: str) -> Config:
         if _FIELDS[lower].name not in settings:
             raise ConfigError(f"{path}: {_FIELDS[lower].metadata['name']} is missing; {remedy}")
     config = Config(file=path, warnings=tuple(warnings), **settings)
+    if any(map(is_placeholder, config.secrets)):
+        reason = f"is a placeholder, which everybody knows; choose your own (this prints one: {COMMAND})"
+        raise ConfigError(f"{path}: {given['secret'][0]}: {reason}")
     if EXAMPLE_SECRET in config.secrets and not config.listen.loopback:
         reason = "is the secret of the example, which everybody knows; choose your own, or listen on [::1] only"
         raise ConfigError(_line(path, "Secret", "", reason))

@@ -22,6 +22,7 @@ from hmac_file_server.listener import Listener, SharedListener
 from hmac_file_server.log import Lines
 from hmac_file_server.metrics import Metrics, MetricsRoot, MetricsSite, Ready
 from hmac_file_server.notify import Notifier
+from hmac_file_server.slots.secret import EXAMPLE_SECRET, weaknesses
 from hmac_file_server.slots.signature import Verifier
 from hmac_file_server.stores.local import LocalStore, Unusable
 from hmac_file_server.stores.room import Room
@@ -99,6 +100,7 @@ class FileService(MultiService):
             uploads,
             config.max_upload_size,
             resumption,
+            Verifier([EXAMPLE_SECRET]) if EXAMPLE_SECRET in config.secrets else None,
         )
         self._lines = Lines(out, config.log_level, reactor)
         access = Access(metrics, reactor, self._lines)
@@ -245,6 +247,8 @@ def say_hello(config: Config) -> None:
         _log.info("{line}", line=line)
     for warning in config.warnings:
         _log.warn("{warning}", warning=warning)
+    for weakness in weaknesses(config.secrets):
+        _log.warn("{file}: Secret: {weakness}", file=config.file, weakness=weakness)
 
 
 def _raise_descriptor_limit() -> None:

@@ -20,7 +20,7 @@ import pytest
 
 from hmac_file_server.slots.signature import sign
 
-SECRET = "orbit7-shadow23-breeze91-echo17"
+SECRET = "correct7-horse23-battery91-staple17"
 DEADLINE = 60.0
 """Seconds after which something that is waited for has failed to come, also on a machine that is busy."""
 

@@ -9,7 +9,7 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
 from twisted.web.http_headers import Headers
 
-from hmac_file_server.web.client import client_address
+from hmac_file_server.web.client import client_address, names_loopback
 
 TRUSTED = [ipaddress.ip_network(network) for network in ("127.0.0.1", "::1", "10.0.0.0/8")]
 PROXY = IPv4Address("TCP", "127.0.0.1", 4711)
@@ -126,3 +126,34 @@ def test_junk_is_no_address(raw: dict[str, list[bytes]]) -> None:
         headers.setRawHeaders(name, values)
     address = client_address(PROXY, headers, TRUSTED)
     assert str(ipaddress.ip_address(address.partition("%")[0])) == address
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        (b"localhost", True),
+        (b"LocalHost:8080", True),
+        (b"upload.localhost:8080", True),
+        (b"127.0.0.1", True),
+        (b"127.1.2.3:8080", True),
+        (b"[::1]", True),
+        (b"[::1]:8080", True),
+        (b"[::ffff:127.0.0.1]:80", True),
+        (b"", False),
+        (b"localhost.example.com", False),
+        (b"notlocalhost", False),
+        (b"127.0.0.1.example.com:80", False),
+        (b"[::1]example.com:80", False),
+        (b"[::1", False),
+        (b"::1", False),
+        (b"upload.example.com", False),
+        (b"192.0.2.1:8080", False),
+        (b"0.0.0.0:8080", False),
+        (b"example.com@localhost", False),
+        (b"localhost, example.com", False),
+        (b"\xff", False),
+    ],
+)
+def test_names_loopback(host: bytes, loopback: bool) -> None:
+    """Only a Host that means this machine wherever it is looked up counts as one."""
+    assert names_loopback(host) is loopback

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from hmac_file_server.config import Config, ConfigError, defaults, load
 from hmac_file_server.listen import RedisServer
+from hmac_file_server.slots.secret import EXAMPLE_SECRET, weaknesses
 
 ROOT = Path(__file__).parent.parent
 SECRET = "orbit9-hollow23"
@@ -483,6 +484,52 @@ def test_example_secret_among_others(path: Path) -> None:
     file = path.with_name("secret")
     file.write_text(secret + "\n")
     assert "everybody knows" in refusal(path, f'SecretFile = "{file}"\n{rest}')
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "change-me",
+        "changeme",
+        "CHANGE_ME!",
+        "change me please",
+        "REPLACE-ME: openssl rand -hex 32",
+        "mysecret",
+        "it-is-secret",
+        "this is your secret string",
+        "this is a secret string!",
+        "your shared secret",
+        "YOUR_HMAC_SECRET",
+        "your-secret-key",
+        "supersecret",
+    ],
+)
+def test_placeholders(path: Path, secret: str) -> None:
+    """A secret that some documentation has is refused everywhere, with a command that makes a good one."""
+    reason = "is a placeholder, which everybody knows; choose your own (this prints one: openssl rand -hex 32)"
+    rest = 'StoreDir = "/srv/upload"\nListenPort = "[::1]:8080"\n'
+    for value in (f'"{secret}"', f'["{SECRET}", "{secret}"]'):
+        assert refusal(path, f"secret = {value}\n{rest}") == f"secret: {reason}"
+    file = path.with_name("secret")
+    file.write_text(secret + "\n")
+    assert refusal(path, f'SecretFile = "{file}"\n{rest}') == f"SecretFile: {reason}"
+
+
+@pytest.mark.parametrize("file", ["prosody/hmac-file-server.cfg.lua", "ejabberd/hmac-file-server.yml"])
+def test_placeholders_of_ours(path: Path, file: str) -> None:
+    """The secret of each file in contrib can not be left as it is."""
+    found = re.search(r'secret\W+"(.*)"', (ROOT / "contrib" / file).read_text("utf-8"))
+    assert found
+    assert "is a placeholder" in refusal(path, f'Secret = "{found[1]}"\nStoreDir = "/srv/upload"\n')
+
+
+def test_weak_secrets() -> None:
+    """A secret that is short, or has white space around it, is complained of; a good one is not."""
+    assert list(weaknesses([b"0123456789abcdef", EXAMPLE_SECRET])) == []
+    short, space = weaknesses([b"0123456789abcde", b"0123456789abcdef\n"])
+    assert "15 bytes" in short
+    assert "openssl rand -hex 32" in short
+    assert "white space" in space
 
 
 @in_one_folder

@@ -6,7 +6,10 @@ from hypothesis import strategies as st
 
 from hmac_file_server.slots.path import slot_path
 from hmac_file_server.slots.signature import BadSignature, Slot, Verifier, sign
-from tests.support import SECRET, v, v2
+from tests import support
+
+SECRET = "orbit7-shadow23-breeze91-echo17"
+"""The contract's."""
 
 NAME = b"b7f2c9e0-5d3a-4c11-9a57-0f2d6a1b8c44/photo.jpg"
 PATH = slot_path(NAME.split(b"/"))
@@ -83,7 +86,7 @@ def test_type_is_found_in_what_clients_send(signed: str, sent: bytes | None, kep
 
     Of what was signed, only what everybody reads alike is kept.
     """
-    assert verify({b"v2": v2(NAME, SIZE, signed).encode()}, sent).media_type == kept
+    assert verify({b"v2": support.v2(NAME, SIZE, signed, SECRET).encode()}, sent).media_type == kept
 
 
 @pytest.mark.parametrize(
@@ -102,7 +105,7 @@ def test_type_is_found_in_what_clients_send(signed: str, sent: bytes | None, kep
 def test_type_is_never_guessed(signed: str, sent: bytes | None) -> None:
     """A type that the client did not send holds only where it is that of the extension, and was signed."""
     with pytest.raises(BadSignature) as raised:
-        verify({b"token": v2(NAME, SIZE, signed).encode()}, sent)
+        verify({b"token": support.v2(NAME, SIZE, signed, SECRET).encode()}, sent)
     assert str(raised.value) == (
         "signature does not match: the secret, the path prefix, the size or the Content-Type"
         " differs from what the XMPP server signed"
@@ -175,9 +178,9 @@ def test_any_of_several_secrets_verifies() -> None:
     """While one secret replaces another, slots signed with either work, and with a third do not."""
     verifier = Verifier([b"new", "älter".encode()])
     for secret in ("new", "älter"):
-        assert verifier.verify({b"v": [v(NAME, 5, secret).encode()]}, PATH, 5, None).size == 5
+        assert verifier.verify({b"v": [support.v(NAME, 5, secret).encode()]}, PATH, 5, None).size == 5
     with pytest.raises(BadSignature):
-        verifier.verify({b"v": [v(NAME, 5, "third").encode()]}, PATH, 5, None)
+        verifier.verify({b"v": [support.v(NAME, 5, "third").encode()]}, PATH, 5, None)
 
 
 def test_secret_is_not_shown() -> None:

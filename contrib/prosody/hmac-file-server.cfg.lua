@@ -8,8 +8,8 @@ Component "upload.example.com" "http_upload_external"
 	-- Where the daemon is reached from outside, with its UploadSubDir and a slash at the end.
 	http_upload_external_base_url = "https://upload.example.com/upload/"
 
-	-- The daemon's Secret.
-	http_upload_external_secret = "change-me"
+	-- The daemon's Secret. `openssl rand -hex 32` prints one; the daemon refuses this placeholder.
+	http_upload_external_secret = "REPLACE-ME: openssl rand -hex 32"
 
 	-- "v2" signs the type of the file too, so that it is served with the type its sender named.
 	-- "v1" does not; the daemon takes either without being told.

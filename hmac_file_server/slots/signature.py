@@ -84,6 +84,20 @@ class Verifier:
             " differs from what the XMPP server signed"
         )
 
+    def holds(
+        self,
+        parameters: Mapping[bytes, Sequence[bytes]],
+        path: SlotPath,
+        size: int,
+        content_type: bytes | None,
+    ) -> bool:
+        """Whether :meth:`verify` finds a slot."""
+        try:
+            self.verify(parameters, path, size, content_type)
+        except BadSignature:
+            return False
+        return True
+
     def signed(self, digest: bytes, message: bytes) -> bool:
         """Whether a signature is of this message."""
         held = []

@@ -23,6 +23,7 @@ _PASSED_ON = re.compile(
 """Names of headers that proxies, load balancers and CDNs write, and clients do not."""
 
 _FOR = re.compile(r'(?:^|[;,])\s*for\s*=\s*(?:"([^",;]*)"|([^;,\s]*))', re.IGNORECASE)
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\[\]:/@?#\s]+))(?::\d*)?")
 
 
 @attrs.frozen
@@ -60,6 +61,21 @@ class Peer:
 def was_passed_on(headers: Headers) -> bool:
     """Whether a request's headers say that a proxy handed it on, be that one trusted or not."""
     return any(map(_PASSED_ON.fullmatch, headers._rawHeaders))
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address, as :func:`client_address` gives it, is this machine's own."""
+    parsed = _parse(address)
+    return parsed is not None and parsed.is_loopback
+
+
+def names_loopback(host: bytes) -> bool:
+    """Whether a Host header's value names this machine as only its own programs do (RFC 6761, section 6.3)."""
+    found = _HOST.fullmatch(host.decode("latin-1").lower())
+    if found is None:
+        return False
+    name = found[1] or found[2]
+    return name == "localhost" or name.endswith(".localhost") or is_loopback(name)
 
 
 def client_address(peer: IAddress, headers: Headers, trusted: Sequence[Network]) -> str:

@@ -21,7 +21,7 @@ from hmac_file_server.web.request import Request
 
 _log = Logger()
 
-_POST = "this is no way to upload: XMPP clients PUT to the URL of a slot, which their server gives them (XEP-0363)"
+_POST = "this method is not served here: XMPP clients PUT to the URL of a slot that their server gives them (XEP-0363)"
 
 
 class Node(Resource):

@@ -21,7 +21,7 @@ from twisted.web import server
 from twisted.web.http import NO_BODY_CODES, datetimeToString, parse_qs
 
 from hmac_file_server.uploads.upload import Upload
-from hmac_file_server.web.client import client_address, was_passed_on
+from hmac_file_server.web.client import client_address, is_loopback, names_loopback, was_passed_on
 from hmac_file_server.web.errors import MALFORMED, HTTPError
 from hmac_file_server.web.flow import Flow
 from hmac_file_server.web.headers import EVERYWHERE, NOTHING_RUNS, lines
@@ -258,6 +258,18 @@ class Request(server.Request):
         proxies, peer = self.site.limits.proxies, self.channel.peer
         by_its_form = proxies.proxy_protocol or not self.uri.startswith(b"/")
         return peer.trusted or by_its_form or was_passed_on(self.requestHeaders)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether a program on this machine sends it, for this machine and not for a client of its own.
+
+        nginx sends HTTP/1.0 and the Host of its upstream, unless it is told otherwise.
+        """
+        hosts = [*self.requestHeaders._rawHeaders.get(b"Host", ())]
+        if not self.uri.startswith(b"/"):
+            hosts.append(self.uri.partition(b"//")[2].partition(b"/")[0])
+        local = is_loopback(self.channel.peer.address) and all(map(names_loopback, hosts))
+        return local and self.clientproto == b"HTTP/1.1" and not was_passed_on(self.requestHeaders)
 
     @property
     def hears_104(self) -> bool:

@@ -8,6 +8,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from hmac_file_server.slots.mistakes import Asked, likely_mistake, where_uploads_go
 from hmac_file_server.slots.path import RESERVED, BadPath, slot_path
+from hmac_file_server.slots.secret import COMMAND
 from hmac_file_server.slots.signature import BadSignature, Verifier
 from hmac_file_server.uploads.upload import Upload, Uploads
 from hmac_file_server.web.errors import HTTPError
@@ -18,6 +19,10 @@ from hmac_file_server.web.serving import Serving
 from hmac_file_server.web.session import Resumption
 
 _STORED = lines({**NOTHING_RUNS, b"Content-Length": b"0"})
+_EXAMPLE = (
+    "with the secret of etc/config.toml only programs on this machine may upload, and through no proxy:"
+    f" give Secret, and the XMPP server, one of your own (this prints one: {COMMAND})"
+)
 
 
 class Files(Node):
@@ -26,6 +31,7 @@ class Files(Node):
     :param serving: answers GET and HEAD.
     :param max_size: the longest body in bytes; 0 for whatever was signed.
     :param resumption: what makes uploads resumable, if they are.
+    :param example: checks signatures of the example's secret, which are good for programs on this machine only.
     """
 
     isLeaf = True
@@ -37,9 +43,11 @@ class Files(Node):
         uploads: Uploads,
         max_size: int,
         resumption: Resumption | None = None,
+        example: Verifier | None = None,
     ) -> None:
         super().__init__()
         self._verifier = verifier
+        self._example = example
         self._serving = serving
         self._uploads = uploads
         self._max_size = max_size
@@ -61,6 +69,12 @@ class Files(Node):
         except BadSignature as error:
             detail = self._with_mistake(str(error), request, size)
             raise HTTPError(403, "signature", "the signature does not hold", detail) from None
+        if (
+            self._example is not None
+            and not request.is_local
+            and self._example.holds(request.args, path, size, request.said(b"Content-Type"))
+        ):
+            raise HTTPError(403, "signature", "the server's secret is the one of its example", _EXAMPLE)
         if self._max_size and slot.size > self._max_size:
             limits = self._resumption.limits.announced if self._resumption is not None and offer is not None else {}
             message = f"at most {self._max_size} bytes are taken"

@@ -50,7 +50,7 @@ class Ejabberd:
             "ejabberd/hmac-file-server.yml",
             ("modules:\n", _MODULES),
             ("https://upload.example.com/upload", f"http://127.0.0.1:{daemon.port}/upload"),
-            ("change-me", SECRET),
+            ("REPLACE-ME: openssl rand -hex 32", SECRET),
             *mistakes,
         )
         config = folder / "ejabberd.yml"

@@ -45,7 +45,7 @@ class Prosody:
             "prosody/hmac-file-server.cfg.lua",
             ('Component "upload.example.com"', 'Component "upload.localhost"'),
             ("https://upload.example.com/upload/", f"http://127.0.0.1:{daemon.port}/upload/"),
-            ("change-me", SECRET),
+            ("REPLACE-ME: openssl rand -hex 32", SECRET),
             ('http_upload_external_protocol = "v2"', f'http_upload_external_protocol = "{protocol}"'),
             *mistakes,
         )

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from slixmpp.plugins.xep_0363.http_upload import HTTPError
 
+from hmac_file_server.slots.secret import EXAMPLE_SECRET
 from tests.neighbours import xmpp
 from tests.neighbours.ejabberd import Ejabberd, need_ejabberd
 from tests.neighbours.nginx import NAME, Nginx
+from tests.neighbours.program import Program
 from tests.neighbours.prosody import Prosody, need_prosody
-from tests.support import SECRET, Daemon, eventually, need, put_target
+from tests.support import SECRET, Daemon, Wire, eventually, free_port, need, put_target
 
 FILE_SHARE = f"""
 Component "share.localhost" "http_file_share"
@@ -132,3 +134,31 @@ def test_nginx(
         assert words in last_line(daemon, "PUT")
     finally:
         nginx.program.end()
+
+
+BARE = """daemon off; pid {folder}/bare.pid; events {{}}
+http {{ access_log off; server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://127.0.0.1:{to}; }} }} }}
+"""
+
+
+def test_the_example_through_nginx(make_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
+    """With the example's secret nothing is uploaded through nginx, be it set up as in contrib or left as it is."""
+    need("nginx", "openssl")
+    daemon = make_daemon(Secret=EXAMPLE_SECRET.decode()).start()
+    target = put_target("slot/photo.jpg", 5, secret=EXAMPLE_SECRET.decode())
+    head = f"PUT {target} HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 5\r\n\r\nhello".encode()
+    nginx = Nginx(tmp_path, f"127.0.0.1:{daemon.port}")
+    try:
+        with nginx.wire() as wire:
+            assert wire.send(head).answer().status == 403
+    finally:
+        nginx.program.end()
+    port = free_port()
+    (tmp_path / "bare.conf").write_text(BARE.format(folder=tmp_path, port=port, to=daemon.port))
+    bare = Program(tmp_path, ["nginx", "-c", tmp_path / "bare.conf", "-p", tmp_path, "-e", "stderr"]).listens(port)
+    try:
+        with Wire(port) as wire:
+            assert wire.send(head).answer().status == 403
+    finally:
+        bare.end()
+    assert daemon.request("PUT", target, b"hello").status == 201
