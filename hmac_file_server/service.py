@@ -24,8 +24,9 @@ from hmac_file_server.metrics import Metrics, MetricsRoot, MetricsSite, Ready
 from hmac_file_server.notify import Notifier
 from hmac_file_server.slots.secret import EXAMPLE_SECRET, weaknesses
 from hmac_file_server.slots.signature import Verifier
+from hmac_file_server.stores.faults import explain, is_lasting
 from hmac_file_server.stores.local import LocalStore, Unusable
-from hmac_file_server.stores.room import Room
+from hmac_file_server.stores.room import Room, Space
 from hmac_file_server.stores.sessions import SessionFiles
 from hmac_file_server.threads import Threads
 from hmac_file_server.uploads.keeper import FileKeeper
@@ -93,7 +94,7 @@ class FileService(MultiService):
         metrics.watch(metrics.sessions_kept, self._keeper.kept)
         metrics.watch(metrics.uploads_in_progress, lambda: len(uploads.active))
         metrics.watch(metrics.store_free, lambda: math.nan if self._room.free is None else self._room.free)
-        metrics.watch(metrics.ready, lambda: not (self._site.draining or self._room.away))
+        metrics.watch(metrics.ready, lambda: not (self._site.draining or self._room.closed))
         files = Files(
             Verifier(config.secrets),
             Serving(self._store, self._readers.run, reactor),
@@ -194,8 +195,8 @@ class FileService(MultiService):
         looked = self._looker.run(self._store.look).addBoth(answered)
         return looked.addCallbacks(self._looked, self._store_failed)
 
-    def _looked(self, free: int) -> None:
-        self._room.found(free, self._uploads.active)
+    def _looked(self, space: Space) -> None:
+        self._room.found(space, self._uploads.active)
         self._store_problem = ""
 
     def _swept(self, removed: int) -> None:
@@ -206,8 +207,13 @@ class FileService(MultiService):
         self._store_failed(Failure(Unusable("the disk does not answer")))
 
     def _store_failed(self, failure: Failure) -> None:
-        problem = str(failure.value)
-        self._room.lost(problem)
+        error = failure.value
+        problem = explain(error)
+        if is_lasting(error) and not isinstance(error, FileNotFoundError):
+            self._room.refused()
+        else:
+            # What is not there may be mounted again.
+            self._room.lost(problem, isinstance(error, Unusable) and error.lasting)
         if problem != self._store_problem:
             _log.error("StoreDir can not be used: {problem}", problem=problem)
         self._store_problem = problem

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from hmac_file_server.slots.signature import Verifier
 from hmac_file_server.stores.local import LocalStore
-from hmac_file_server.stores.room import Room
+from hmac_file_server.stores.room import Room, Space
 from hmac_file_server.uploads.retry import RetryPolicy
 from hmac_file_server.uploads.upload import MEMORY, Uploads
 from hmac_file_server.web.limits import Limits
@@ -269,10 +269,10 @@ def test_draining_closes_idle_connections(server: Server) -> None:
 
 def test_no_room_before_the_body(server: Server) -> None:
     """A body that is larger than the free space is refused at its headers."""
-    server.room.found(4, [])
+    server.room.found(Space(4), [])
     assert status(server.send(put("a/b", 5))) == b"507"
     server.connect()
-    server.room.found(5, [])
+    server.room.found(Space(5), [])
     assert server.send(put("a/b", 5)) == b""
 
 

@@ -14,13 +14,13 @@ from hmac_file_server.slots.path import slot_path
 from hmac_file_server.slots.signature import Slot
 from hmac_file_server.stores.kept import Part, WrongLength
 from hmac_file_server.stores.local import LocalStore
-from hmac_file_server.stores.room import NoRoom, Room
+from hmac_file_server.stores.room import NoRoom, Room, Space
 from hmac_file_server.stores.sessions import NoSession, SessionFiles, new_token
 from hmac_file_server.uploads.keeper import FileKeeper
 from hmac_file_server.uploads.resumable import SAVE_SECONDS, Resumables, ResumableUpload
 from hmac_file_server.uploads.retry import RetryPolicy
 from hmac_file_server.uploads.upload import Broken, Uploads
-from hmac_file_server.web.node import not_stored
+from hmac_file_server.web.storage import not_stored
 
 CHUNK = 1 << 20
 PATH = slot_path([b"slot", b"a.bin"])
@@ -72,7 +72,7 @@ def setting(tmp_path: Path) -> Iterator[Setting]:
 
 def test_a_part_of_nothing_takes_no_room(setting: Setting) -> None:
     """However long a part is said to be, no room is kept for it where there is no upload that it fits."""
-    setting.room.found(1 << 30, ())
+    setting.room.found(Space(1 << 30), ())
     token = setting.left(1000, b"x")
     for name in (new_token(PATH), token):
         for _ in range(3):
@@ -85,7 +85,7 @@ def test_a_part_of_nothing_takes_no_room(setting: Setting) -> None:
 def test_a_part_that_goes_on_takes_room(setting: Setting) -> None:
     """Room for a part is kept as soon as its upload was found."""
     token = setting.left(1000, b"x" * 400)
-    setting.room.found(1000, ())
+    setting.room.found(Space(1000), ())
     upload = setting.append(token, Part(600, last=True, offset=400))
     assert upload.has_claim
     with pytest.raises(NoRoom):
@@ -97,7 +97,7 @@ def test_a_part_that_goes_on_takes_room(setting: Setting) -> None:
 def test_a_part_without_room(setting: Setting) -> None:
     """A part that can not fit fails, and its upload can be gone on with when there is room again."""
     token = setting.left(1000, b"x" * 400)
-    setting.room.found(599, ())
+    setting.room.found(Space(599), ())
     upload = setting.resumables.append(token, Part(600, last=True, offset=400))
     failures: list[Any] = []
     upload.done.addErrback(failures.append)
@@ -105,7 +105,7 @@ def test_a_part_without_room(setting: Setting) -> None:
     assert failures[0].check(NoRoom)
     assert not_stored(failures[0]).status == 507
     assert setting.files.read(token).safe == 400
-    setting.room.found(600, ())
+    setting.room.found(Space(600), ())
     upload = setting.append(token, Part(600, last=True, offset=400))
     upload.write(b"x" * 600)
     upload.unregisterProducer()

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from hmac_file_server.slots.path import BadPath, SlotPath, slot_path
 from hmac_file_server.stores import kept
 from hmac_file_server.stores import sessions as sessions_module
-from hmac_file_server.stores.draft import MIME_TYPE, NotDurable, SlotTaken
+from hmac_file_server.stores.draft import MIME_TYPE, SlotTaken
+from hmac_file_server.stores.faults import NotDurable
 from hmac_file_server.stores.kept import (
     AlreadyComplete,
     Cancelled,

@@ -14,11 +14,11 @@ from typing import Any
 import attrs
 import pytest
 
-from hmac_file_server.slots.path import slot_path
-from hmac_file_server.stores.draft import Draft, NotDurable
+from hmac_file_server.slots.path import SlotPath, slot_path
+from hmac_file_server.stores.draft import Draft
+from hmac_file_server.stores.faults import NotDurable, may_pass
 from hmac_file_server.stores.folders import Folders
 from hmac_file_server.stores.local import LocalStore, Unusable
-from hmac_file_server.uploads.retry import may_pass
 from tests.support import missing
 
 A, B = slot_path([b"u", b"a", b"file"]), slot_path([b"u", b"b", b"file"])
@@ -148,13 +148,51 @@ def test_sweep_takes_a_new_draft(store: LocalStore, monkeypatch: pytest.MonkeyPa
     assert (tmp_path / "store/u/a/file").read_bytes() == b"AAAAA"
 
 
-def test_store_is_removed(store: LocalStore, tmp_path: Path) -> None:
-    """A store whose folder is gone fails the upload."""
-    draft = written(store, slot_path([b"file"]), b"AAAAA")
+@pytest.mark.parametrize("path", [slot_path([b"file"]), A])
+def test_store_is_removed(store: LocalStore, tmp_path: Path, path: SlotPath) -> None:
+    """A store whose folder somebody removes is made again, and an upload that runs ends well in it."""
+    draft = written(store, path, b"AAAAA")
     shutil.rmtree(tmp_path / "store")
-    with pytest.raises(OSError, match="No such file"):
+    if len(path.segments) > 1:
+        with pytest.raises(OSError, match="tale") as failed:
+            draft.publish()
+        assert may_pass(failed.value)
+    draft.publish()
+    draft.close()
+    assert (tmp_path / "store" / os.fsdecode(path.signed)).read_bytes() == b"AAAAA"
+    store.look()
+    assert stat.S_IMODE((tmp_path / "store/.hmac-file-server").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("anonymous", [True, False])
+@pytest.mark.parametrize("what", ["store", "store/.hmac-file-server"])
+def test_empty_folders_are_removed(store: LocalStore, tmp_path: Path, what: str, anonymous: bool) -> None:
+    """After empty folders were removed the next upload and the next session begin as ever."""
+    store._place = attrs.evolve(store._place, anonymous=anonymous)
+    shutil.rmtree(tmp_path / what)
+    store.look()
+    draft = written(store, A, b"AAAAA")
+    draft.publish()
+    draft.close()
+    shutil.rmtree(tmp_path / "store/.hmac-file-server")
+    draft = written(store, B, b"BBBBB")
+    draft.publish()
+    draft.close()
+    assert (tmp_path / "store/u/b/file").read_bytes() == b"BBBBB"
+    shutil.rmtree(tmp_path / "store/.hmac-file-server")
+    os.close(store.place.create(b"record", os.O_CREAT | os.O_WRONLY, 0o600))
+    assert (tmp_path / "store/.hmac-file-server/record").exists()
+
+
+def test_an_unfinished_file_is_removed(store: LocalStore, tmp_path: Path) -> None:
+    """An upload whose file somebody removed meanwhile fails, and may be tried again by its client."""
+    store._place = attrs.evolve(store._place, anonymous=False)
+    draft = written(store, A, b"AAAAA")
+    shutil.rmtree(tmp_path / "store/.hmac-file-server")
+    with pytest.raises(NotDurable):
         draft.publish()
     draft.close()
+    assert not (tmp_path / "store/u").exists()
 
 
 @pytest.fixture
@@ -194,7 +232,7 @@ def test_a_store_that_can_not_be_used_is_mounted(store: LocalStore, mounted: Any
         with pytest.raises(Unusable):
             store.look()
     subprocess.check_call(["mount", "-o", "remount,rw", tmp_path / "store"])
-    assert store.look() > 0
+    assert store.look().free
     draft = written(store, A, b"AAAAA")
     draft.publish()
     draft.close()

@@ -13,7 +13,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from hmac_file_server.stores import flush
+from hmac_file_server.stores import filesystem, flush
 from hmac_file_server.stores.flush import Flusher, Steps, Stepwise
 from hmac_file_server.threads import Bulk, Threads
 from tests.support import DEADLINE, eventually
@@ -79,7 +79,7 @@ def gate() -> Iterator[Gate]:
 @pytest.fixture
 def flusher_with_syncfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flusher]:
     """One that may flush its file system as a whole, whatever that is."""
-    monkeypatch.setattr(flush, "_type", lambda descriptor: 0xEF53)
+    monkeypatch.setattr(filesystem, "_type", lambda descriptor: 0xEF53)
     root = os.open(tmp_path, os.O_RDONLY)
     yield Flusher(root)
     os.close(root)

@@ -8,14 +8,14 @@ import fcntl
 import os
 import secrets
 import stat
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 
-import attrs
-
-from hmac_file_server.slots.path import SlotPath
-from hmac_file_server.stores.flush import Flusher, Steps, Stepwise, Wish, run_alone
-from hmac_file_server.stores.folders import Folders
-from hmac_file_server.stores.reserve import reserve
+from hmac_file_server.slots.path import RESERVED, SlotPath
+from hmac_file_server.stores.faults import BadName, NotDurable, TooLong, at, may_pass, refuses_name
+from hmac_file_server.stores.flush import Steps, Stepwise, Wish, run_alone
+from hmac_file_server.stores.folders import Folders, may_write
+from hmac_file_server.stores.place import Place
+from hmac_file_server.stores.reserve import check_length, reserve
 from hmac_file_server.stores.splice import Pipe, Source
 
 MIME_TYPE = "user.mime_type"
@@ -32,38 +32,11 @@ _RESERVE_ABOVE = 1 << 20
 _BLOCK = 1 << 20
 _VECTORS = 512
 _WORTH_FLUSHING = 4 << 20
-_NO_ATTRIBUTES = {errno.EOPNOTSUPP, errno.E2BIG, errno.ERANGE}
+_TRIES = 100
 
 
 class SlotTaken(Exception):
     """Another file, with other bytes, already has the slot's path."""
-
-
-class NotDurable(OSError):
-    """The disk lost data that is no longer at hand to be written again."""
-
-
-@attrs.define(eq=False)
-class Place:
-    """Where drafts are made and published.
-
-    :param root: descriptor of the store's root.
-    :param nursery: descriptor of the folder for files without a public name.
-    :param anonymous: whether the file system has ``O_TMPFILE``.
-    :param flusher: makes safe what is published; None if publishing does not wait for the disk.
-    :param retired: whether the store has moved on, because another file system was mounted there.
-    """
-
-    root: int
-    nursery: int
-    anonymous: bool
-    flusher: Flusher | None
-    retired: bool = False
-
-    @property
-    def fsync(self) -> bool:
-        """Whether publishing waits for the disk."""
-        return self.flusher is not None
 
 
 class Draft:
@@ -73,9 +46,12 @@ class Draft:
 
     :param size: bytes to come.
     :param media_type: the verified type, kept with the file; None if there is none.
+    :raises BadName: if the file system can hold no file of that name.
     """
 
     def __init__(self, place: Place, path: SlotPath, size: int, media_type: bytes | None) -> None:
+        if path is not None:
+            place.names.check(path.segments)
         self._place = place
         self._path = path
         self._size = size
@@ -96,17 +72,24 @@ class Draft:
         return 0 if self._reserved else self._size - self._written
 
     @property
+    def splices(self) -> bool:
+        """Whether it can take bytes straight from a socket."""
+        return self._place.file_system.special
+
+    @property
     def _position(self) -> int:
         """Where in the file the next byte goes."""
         return self._written
 
     def begin(self) -> None:
-        """Make the file and look whether the slot is free.
+        """Make the file, and look whether the slot is free and can be written to.
 
         :raises SlotTaken: if a file of another length is there already.
+        :raises BadName: if the file system refuses its name.
+        :raises TooLong: if the file system refuses its length.
         """
         if self._file is None:
-            self._refuse_other_length()
+            self._look_ahead()
             self._file = self._make_file()
 
     def write(self, chunks: Chunks, source: Source | None = None) -> None:
@@ -150,7 +133,10 @@ class Draft:
     def _write_out(self, chunks: Chunks) -> None:
         file = self._opened
         while chunks:
-            written = os.writev(file, chunks[:_VECTORS])
+            try:
+                written = os.writev(file, chunks[:_VECTORS])
+            except OSError as error:
+                raise self._not_written(error) from None
             self._written += written
             while chunks and written >= len(chunks[0]):
                 done = chunks.pop(0)
@@ -161,6 +147,11 @@ class Draft:
                 if self._kept is not None:
                     self._kept.append(chunks[0][:written])
                 chunks[0] = chunks[0][written:]
+
+    def _not_written(self, error: OSError) -> Exception:
+        if error.errno == errno.EFBIG:
+            return TooLong("the file system, or a limit of the daemon's (LimitFSIZE), takes no files of this length")
+        return at(error, self._place.nursery)
 
     def _new_and_whole(self, chunks: Chunks) -> bool:
         return not self._written and sum(map(len, chunks)) == self._size
@@ -197,16 +188,18 @@ class Draft:
             yield from self._flush(self._file)
         else:
             os.close(os.dup(self._file))  # Some file systems tell only when a file is closed what they lost.
-        published = False
-        while not published:
+        for _ in range(_TRIES):
             folders = self._folders(make=True)
             try:
-                published = (yield from self._link(folders)) or (yield from self._same_is_there(folders))
+                if (yield from self._link(folders)) or (yield from self._same_is_there(folders)):
+                    break
             except BaseException:
                 folders.remove_made()
                 raise
             finally:
                 folders.close()
+        else:
+            raise OSError(errno.ESTALE, "the file's folder is removed again and again")
         if self._place.retired:
             raise NotDurable(errno.ESTALE, "another file system was mounted over the store")
 
@@ -238,12 +231,11 @@ class Draft:
             self._name = None
 
     def _make_file(self) -> int:
-        mode = os.O_RDWR | os.O_CLOEXEC
         if self._place.anonymous:
-            file = os.open(b".", mode | os.O_TMPFILE, 0o644, dir_fd=self._place.nursery)
+            file = self._place.create(b".", os.O_RDWR | os.O_TMPFILE, 0o644)
         else:
             self._name = _new_name()
-            file = os.open(self._name, mode | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=self._place.nursery)
+            file = self._place.create(self._name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         try:
             if self._name is not None or self._place.fsync:
                 # Held while the upload lives. It tells the sweep of another daemon to leave a named file alone,
@@ -261,7 +253,11 @@ class Draft:
     def _prepare(self, file: int, size: int) -> None:
         """Keep room up to a size, and keep the type with the file."""
         if size > _RESERVE_ABOVE:
-            self._reserved = reserve(file, size)
+            try:
+                check_length(file, size)
+                self._reserved = self._place.file_system.special and reserve(file, size)
+            except OSError as error:
+                raise self._not_written(error) from None
             if self._place.flusher is not None and not self._is_large:
                 self._place.flusher.large(1)
                 self._is_large = True
@@ -283,9 +279,21 @@ class Draft:
 
     def _folders(self, make: bool = False) -> Folders:
         try:
-            return Folders(self._place.root, self._path.segments[:-1], make)
+            return Folders(self._place.root, self._path.segments[:-1], make, partly=not make)
         except NotADirectoryError:
             raise SlotTaken from None
+        except OSError as error:
+            if error.errno == errno.ESTALE:
+                self._place.mend()  # It may be StoreDir itself that was removed.
+            raise self._name_or(error) from None
+
+    def _name_or(self, error: OSError) -> Exception:
+        """Of an error that may be the name's fault, whether it is: then our own are taken."""
+        if refuses_name(error) and not self._path.segments[-1].startswith(RESERVED):
+            with contextlib.suppress(OSError):
+                try_out(self._place)
+                return BadName(f"the file system refuses the name: {error.strerror}")
+        return error
 
     def _link(self, folders: Folders) -> _Asking:
         """Publish under the slot's name; False if that is taken, or its folder was removed meanwhile."""
@@ -300,9 +308,11 @@ class Draft:
         except FileExistsError:
             return False
         except FileNotFoundError:
-            if os.fstat(folders.innermost).st_nlink or len(self._path.segments) == 1:
-                raise
+            self._look_for_name()
+            self._place.mend()
             return False
+        except OSError as error:
+            raise self._name_or(at(error, folders.innermost)) from None
         if self._place.flusher is not None:
             try:
                 yield folders.inside_out
@@ -310,6 +320,14 @@ class Draft:
                 self._take_back(folders)
                 raise
         return True
+
+    def _look_for_name(self) -> None:
+        """:raises NotDurable: if somebody has removed the draft."""
+        try:
+            if self._name is not None:
+                os.stat(self._name, dir_fd=self._place.nursery, follow_symlinks=False)
+        except FileNotFoundError:
+            raise NotDurable(errno.ESTALE, "somebody has removed the unfinished file") from None
 
     def _take_back(self, folders: Folders) -> None:
         """Unpublish, so that the next try changes the folder again and its flush proves something.
@@ -319,6 +337,7 @@ class Draft:
         public = self._path.segments[-1]
         if self._name is None:
             drafted = _new_name()
+            self._place.mend()
             os.rename(public, drafted, src_dir_fd=folders.innermost, dst_dir_fd=self._place.nursery)
             self._name = drafted
         else:
@@ -336,7 +355,7 @@ class Draft:
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENXIO):
                 raise SlotTaken from None
-            raise
+            raise at(error, folders.innermost, name) from None
         try:
             if os.path.sameopenfile(there, self._file):
                 # Ours, whose folders could not be flushed, and which could not be taken back then.
@@ -349,24 +368,66 @@ class Draft:
             if not os.fstat(there).st_nlink:
                 return False
             if self._place.flusher is not None:
-                yield [there, *folders.inside_out]
+                if _on_one(there, self._file):
+                    yield [there, *folders.inside_out]
+                else:  # Something is mounted inside the store, which a shared flush would not reach.
+                    for descriptor in (there, *folders.inside_out):
+                        os.fsync(descriptor)
             return True
         finally:
             os.close(there)
 
-    def _refuse_other_length(self) -> None:
+    def _look_ahead(self) -> None:
+        """Refuse before its body what can not be published after it."""
+        folders = self._folders()
         try:
-            folders = self._folders()
-        except FileNotFoundError:
-            return
+            if folders.depth == len(self._path.segments) - 1 and self._is_there(folders):
+                return
+            if not _is_open(folders.innermost, self._place.nursery):
+                try_out(self._place, self._path.segments[: folders.depth])
+        finally:
+            folders.close()
+
+    def _is_there(self, folders: Folders) -> bool:
+        """Whether there is a file as long as ours."""
         try:
             there = os.stat(self._path.segments[-1], dir_fd=folders.innermost, follow_symlinks=False)
         except FileNotFoundError:
-            return
-        finally:
-            folders.close()
+            return False
+        except OSError as error:
+            raise self._name_or(at(error, folders.innermost)) from None
         if there.st_size != self._size or not stat.S_ISREG(there.st_mode):
             raise SlotTaken
+        return True
+
+
+def try_out(place: Place, folders: Sequence[bytes] = ()) -> None:
+    """Publish an empty file in a folder, and remove it again.
+
+    :param folders: the folder's path, which is there; the store's root if it is empty.
+    :raises OSError: as an upload would.
+    """
+    name = RESERVED + b"-probe-" + secrets.token_hex(8).encode("ascii")
+    draft = Draft(place, SlotPath((*folders, name)), 0, None)
+    try:
+        draft.publish()
+        there = Folders(place.root, folders)
+        try:
+            os.unlink(name, dir_fd=there.innermost)
+        finally:
+            there.close()
+    finally:
+        draft.close()
+
+
+def _is_open(folder: int, nursery: int) -> bool:
+    """Whether a draft can be published in a folder, as far as the system tells without being asked to do it."""
+    return _on_one(folder, nursery) and may_write(folder)
+
+
+def _on_one(one: int, other: int) -> bool:
+    """Whether two files, or folders, are on one file system."""
+    return os.fstat(one).st_dev == os.fstat(other).st_dev
 
 
 def _new_name() -> bytes:
@@ -386,7 +447,7 @@ def _set_type(file: int, media_type: bytes) -> None:
     try:
         os.setxattr(file, MIME_TYPE, media_type)
     except OSError as error:
-        if error.errno not in _NO_ATTRIBUTES:
+        if may_pass(error):
             raise
 
 

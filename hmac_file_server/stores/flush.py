@@ -11,6 +11,8 @@ from collections.abc import Callable, Generator, Sequence
 
 import attrs
 
+from hmac_file_server.stores.filesystem import FileSystem
+
 Wish = Sequence[int]
 """Descriptors of files and folders that must be on the disk."""
 
@@ -21,15 +23,6 @@ _SEVERAL = 3
 _SLOW = 0.25
 _PAUSE = 30.0
 _SYNC_FILE_RANGE_WRITE = 2
-_REPORTS_ERRORS = (5, 8)
-_SYNCS_WHOLE = {
-    0xEF53,  # ext2, ext3, ext4
-    0x58465342,  # XFS
-    0x9123683E,  # Btrfs
-    0xF2F52010,  # F2FS
-    0x01021994,  # tmpfs
-}
-"""The file systems, as statfs(2) names them, whose syncfs(2) is known to wait for all and to tell what was lost."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -48,8 +41,9 @@ class Flusher:
         self._lock = threading.Lock()
         self._syncing = threading.Lock()
         self._large = 0
-        usable = _kernel() >= _REPORTS_ERRORS and _type(root) in _SYNCS_WHOLE
-        self._avoid_until = 0.0 if usable else math.inf
+        kind = FileSystem.of(root)
+        self._begins_early = kind.special
+        self._avoid_until = 0.0 if kind.synced_whole else math.inf
 
     def flush(self, wish: Wish) -> None:
         """Return when all that was written to these before is on the disk.
@@ -74,6 +68,8 @@ class Flusher:
         :param offset: where the part begins, in bytes.
         :param size: its length in bytes.
         """
+        if not self._begins_early:
+            return
         # What comes of it, the flush will tell.
         _libc.sync_file_range(file, ctypes.c_int64(offset), ctypes.c_int64(size), _SYNC_FILE_RANGE_WRITE)
 
@@ -143,17 +139,3 @@ def _fsync(descriptor: int) -> OSError | None:
     except OSError as error:
         return error
     return None
-
-
-def _type(descriptor: int) -> int:
-    """What kind of file system it is on."""
-    answer = ctypes.create_string_buffer(256)
-    if _libc.fstatfs(descriptor, answer) != 0:
-        return 0
-    return ctypes.c_long.from_buffer(answer).value & 0xFFFFFFFF
-
-
-def _kernel() -> tuple[int, ...]:
-    """The kernel's version; from 5.8 on syncfs(2) reports errors."""
-    numbers = os.uname().release.partition("-")[0].split(".")[:2]
-    return tuple(int(number) for number in numbers if number.isdigit())

@@ -7,6 +7,8 @@ import errno
 import os
 from collections.abc import Sequence
 
+from hmac_file_server.stores.faults import at
+
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -16,20 +18,29 @@ class Folders:
     :param root: a descriptor of the root, which stays the caller's.
     :param names: the folders below it, outermost first.
     :param make: make what is missing.
-    :raises OSError: ENOENT, ENOTDIR (also for a symbolic link), EACCES and whatever the disk says.
+    :param partly: open those that are there, if others are missing.
+    :raises OSError: ENOENT, ENOTDIR (also for a symbolic link), and with the folder's name EACCES and whatever else
+        the disk says.
     """
 
-    def __init__(self, root: int, names: Sequence[bytes], make: bool = False) -> None:
+    def __init__(self, root: int, names: Sequence[bytes], make: bool = False, partly: bool = False) -> None:
         self._names = names
         self._chain = [root]
         self._made: list[int] = []
         try:
             for level, name in enumerate(names):
                 self._chain.append(self._enter(level, name, make))
-        except BaseException:
+        except BaseException as error:
+            if partly and isinstance(error, FileNotFoundError):
+                return
             self.remove_made()
             self.close()
             raise
+
+    @property
+    def depth(self) -> int:
+        """How many of the folders there are."""
+        return len(self._chain) - 1
 
     def _enter(self, level: int, name: bytes, make: bool) -> int:
         parent = self._chain[level]
@@ -41,6 +52,10 @@ class Folders:
             except FileNotFoundError:
                 if not make:
                     raise
+            except NotADirectoryError:
+                raise
+            except OSError as error:
+                raise at(error, parent, name) from None
             self._make(level, name)
 
     def _make(self, level: int, name: bytes) -> None:
@@ -52,6 +67,8 @@ class Folders:
         except FileNotFoundError:
             # Whoever made the parent has removed it again: from the root it can be made anew.
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
+        except OSError as error:
+            raise at(error, self._chain[level]) from None
 
     @property
     def innermost(self) -> int:
@@ -79,6 +96,14 @@ class Folders:
         for folder in self._chain[1:]:
             os.close(folder)
         del self._chain[1:]
+
+
+def may_write(folder: int) -> bool:
+    """Whether files can be made in a folder, as far as the system tells without being asked to do it.
+
+    :param folder: a descriptor.
+    """
+    return os.access(b".", os.W_OK | os.X_OK, dir_fd=folder, effective_ids=True)
 
 
 def names_in(folder: int) -> set[bytes]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -11,7 +10,8 @@ from collections.abc import Callable
 import attrs
 
 from hmac_file_server.slots.path import SlotPath
-from hmac_file_server.stores.draft import Chunks, Draft, NotDurable, SlotTaken
+from hmac_file_server.stores.draft import Chunks, Draft, SlotTaken
+from hmac_file_server.stores.faults import NO_ROOM, BadName, NotDurable, TooLong
 from hmac_file_server.stores.flush import run_alone
 from hmac_file_server.stores.sessions import NoSession, Session, SessionFiles
 from hmac_file_server.stores.splice import Source
@@ -133,7 +133,7 @@ class KeptDraft(Draft):
 
     def _make(self, session: Session) -> None:
         self._check(session)
-        self._refuse_other_length()
+        self._look_ahead()
         self._files.displace(session)
         self._media_type = session.media_type
         file = self._files.make(session)
@@ -274,8 +274,8 @@ class KeptDraft(Draft):
 def _is_final(reason: Exception) -> bool:
     """Whether nobody can go on with the upload; without room it only stands in the way of others."""
     if isinstance(reason, OSError):
-        return reason.errno in (errno.ENOSPC, errno.EDQUOT)
-    return isinstance(reason, SlotTaken | WrongFile | Cancelled)
+        return reason.errno in NO_ROOM
+    return isinstance(reason, SlotTaken | WrongFile | Cancelled | BadName | TooLong)
 
 
 def _sha256(file: int, start: int, end: int) -> bytes:

@@ -6,18 +6,34 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 import stat
+import time
 
 import attrs
 
 from hmac_file_server.slots.path import RESERVED, SlotPath
-from hmac_file_server.stores.draft import MIME_TYPE, Draft, Place
+from hmac_file_server.stores.draft import MIME_TYPE, Draft, try_out
+from hmac_file_server.stores.faults import NO_ROOM, at, explain, is_lasting, user
+from hmac_file_server.stores.filesystem import FileSystem
 from hmac_file_server.stores.flush import Flusher
-from hmac_file_server.stores.folders import Folders, names_in
+from hmac_file_server.stores.folders import Folders, may_write, names_in
+from hmac_file_server.stores.names import Names
+from hmac_file_server.stores.place import FOLDER, Place
+from hmac_file_server.stores.room import Space
 from hmac_file_server.stores.sessions import KEPT
 
-_NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO}
+_NO_FILE = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.ENXIO,
+    # What no file can be called:
+    errno.ENAMETOOLONG,
+    errno.EINVAL,
+    errno.EILSEQ,
+}
+_LEFT_SECONDS = 86400.0
+"""After so long without a byte a draft is nobody's, where locks do not tell."""
 
 
 class NoSuchFile(Exception):
@@ -25,7 +41,14 @@ class NoSuchFile(Exception):
 
 
 class Unusable(Exception):
-    """The folder can not be a store; the text says why and what would help."""
+    """The folder can not be a store; the text says why and what would help.
+
+    :ivar lasting: whether that will not pass by itself.
+    """
+
+    def __init__(self, reason: str, lasting: bool = False) -> None:
+        super().__init__(reason)
+        self.lasting = lasting
 
 
 @attrs.define
@@ -67,17 +90,19 @@ class LocalStore:
             os.makedirs(folder, exist_ok=True)
             self._place = self._open(make=True)
         except OSError as error:
-            raise Unusable(error.strerror or str(error)) from error
+            raise Unusable(explain(error)) from error
 
     def _open(self, make: bool) -> Place:
         """The folder that is there now, tried out."""
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        root, nursery = os.open(self._folder, flags), -1
+        root, nursery = os.open(self._folder, FOLDER), -1
         try:
-            if make:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(RESERVED, 0o700, dir_fd=root)
-            nursery = os.open(RESERVED, flags | os.O_NOFOLLOW, dir_fd=root)
+            try:
+                if make:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(RESERVED, 0o700, dir_fd=root)
+                nursery = os.open(RESERVED, FOLDER | os.O_NOFOLLOW, dir_fd=root)
+            except OSError as error:
+                raise at(error, root) from None
             return self._find_how_to_publish(root, nursery)
         except BaseException:
             os.close(root)
@@ -87,31 +112,30 @@ class LocalStore:
 
     def _find_how_to_publish(self, root: int, nursery: int) -> Place:
         """Try to publish a file that had no name before, and else one that had."""
-        last: OSError | None = None
-        for anonymous in (True, False):
-            probe = SlotPath((RESERVED, b"probe-" + secrets.token_hex(8).encode("ascii")))
-            place = Place(root, nursery, anonymous, Flusher(root) if self._fsync else None)
-            draft = Draft(place, probe, 0, None)
+        user()
+        flusher = Flusher(root) if self._fsync else None
+        kind, last = FileSystem.of(nursery), None
+        for anonymous in (True, False) if kind.special else (False,):
+            place = Place(self._folder, root, nursery, anonymous, flusher, kind)
             try:
-                draft.publish()
-                os.unlink(probe.segments[1], dir_fd=nursery)
+                try_out(place)
+                place.names = Names.of(nursery)
                 return place
             except OSError as error:
                 last = error
-            finally:
-                draft.close()
         assert last is not None
-        reason = last.strerror or str(last)
-        raise Unusable(f"a file can not be made and given its name there with link(2): {reason}") from last
+        reason = f"a file can not be made and given its name there with link(2): {explain(last)}"
+        raise Unusable(reason, is_lasting(last)) from last
 
-    def look(self) -> int:
-        """Bytes that are free, in the folder that is there now. One thread at a time.
+    def look(self) -> Space:
+        """What is free in the folder that is there now. One thread at a time.
 
         When another file system has been mounted there it is used from now on, if it is a store.
 
         :raises Unusable: if what is there is no store: a mount point without its disk, say.
-        :raises OSError: if the disk fails.
+        :raises OSError: if the disk fails, or nothing can be written.
         """
+        self._place.mend()
         there, ours = os.stat(self._folder), os.fstat(self._place.root)
         if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
             try:
@@ -121,8 +145,9 @@ class LocalStore:
             # The old descriptors stay open: uploads that run still use them, but are not stored any more.
             self._place.retired = True
             self._place = place
-        figures = os.fstatvfs(self._place.root)
-        return figures.f_bavail * figures.f_frsize
+        if not all(may_write(folder) for folder in (self._place.root, self._place.nursery)):
+            try_out(self._place)  # Which tells why, or that it can be written after all.
+        return _space(os.fstatvfs(self._place.nursery), self._place.file_system)
 
     @property
     def place(self) -> Place:
@@ -154,7 +179,8 @@ class LocalStore:
         except OSError as error:
             if error.errno in _NO_FILE:
                 raise NoSuchFile from None
-            raise
+            # Of a folder it is known already.
+            raise error if isinstance(error.filename, str) else at(error, self._place.root, path.signed) from None
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
@@ -170,17 +196,17 @@ class LocalStore:
             raise
 
     def check_writable(self) -> None:
-        """Make and drop a file.
+        """Make and drop a file; that there is no room for it is no fault of the store's.
 
-        :raises Unusable: if the folder is no store any more.
-        :raises OSError: if uploads would fail now.
+        :raises Unusable: if uploads would fail now.
         """
-        self.look()
-        draft = self.draft(SlotPath((RESERVED, b"probe")), 1, None)
         try:
-            draft.write([b"\0"])
-        finally:
-            draft.close()
+            self.look()
+            with contextlib.closing(self.draft(SlotPath((RESERVED, b"probe")), 1, None)) as draft:
+                draft.write([b"\0"])
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise Unusable(explain(error)) from error
 
     def sweep(self) -> int:
         """Remove what uploads of dead daemons left, but for what can be resumed; returns how many files."""
@@ -192,6 +218,10 @@ class LocalStore:
                 descriptor = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._place.nursery)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    # On a network's file system another host's lock may not be seen here.
+                    locks_tell = self._place.file_system.special
+                    if not locks_tell and os.fstat(descriptor).st_mtime + _LEFT_SECONDS > time.time():
+                        continue
                     os.unlink(left, dir_fd=self._place.nursery)
                     removed += 1
                 finally:
@@ -202,6 +232,15 @@ class LocalStore:
         """Let go of the folder."""
         os.close(self._place.nursery)
         os.close(self._place.root)
+
+
+def _space(figures: os.statvfs_result, kind: FileSystem) -> Space:
+    """What is free. Nothing of nothing is no figure: file systems that do not count tell that."""
+    unit = figures.f_frsize or figures.f_bsize
+    counts = unit > 0 and 0 <= figures.f_bavail <= figures.f_blocks > 0
+    # Of files many keep no account, and some say how many there are, and that none is free.
+    counts_files = kind.special and figures.f_files > 0
+    return Space(figures.f_bavail * unit if counts else None, figures.f_favail if counts_files else None)
 
 
 def _get_type(descriptor: int) -> bytes | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import resource
 
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE in linux/falloc.h
 _NOT_POSSIBLE = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
@@ -27,3 +28,18 @@ def reserve(file: int, size: int) -> bool:
     if number in _NOT_POSSIBLE:
         return False
     raise OSError(number, os.strerror(number))
+
+
+def check_length(file: int, size: int) -> None:
+    """:raises OSError: EFBIG if no file there can have so many bytes."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    here = os.lseek(file, 0, os.SEEK_CUR)
+    try:
+        # Refused beyond what the file system can count to.
+        os.lseek(file, size, os.SEEK_SET)
+        too_long = resource.RLIM_INFINITY != limit < size
+    except OSError:
+        too_long = True
+    os.lseek(file, here, os.SEEK_SET)
+    if too_long:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))

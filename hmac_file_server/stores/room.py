@@ -5,13 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
+import attrs
+
 
 class NoRoom(Exception):
     """The body can not fit; the text has the figures."""
 
 
 class Away(Exception):
-    """The store can not be reached; the text says why."""
+    """The store can not be reached; the text says why.
+
+    :ivar lasting: whether that will not pass by itself.
+    """
+
+    def __init__(self, reason: str, lasting: bool) -> None:
+        super().__init__(reason)
+        self.lasting = lasting
+
+
+@attrs.frozen
+class Space:
+    """What a file system has free; None where it does not tell.
+
+    :param free: bytes.
+    :param inodes: files.
+    """
+
+    free: int | None
+    inodes: int | None = None
 
 
 class Claim(Protocol):
@@ -28,27 +49,42 @@ class Room:
     :param min_free: bytes that uploads leave free, for everything else on the disk.
     :ivar free: bytes that the file system has free, None while that is not known.
     :ivar away: why the store can not be reached, empty if it can.
+    :ivar doubtful: whether it can be reached, and nothing be written to it; one folder in it may be an exception.
+    :ivar full: whether not the smallest body fits.
     """
 
     def __init__(self, min_free: int) -> None:
         self._min_free = min_free
         self._claimed = 0
+        self._away_lasts = False
         self.away = ""
+        self.doubtful = False
+        self.full = False
         self.free: int | None = None
 
-    def found(self, free: int, running: Iterable[Claim]) -> None:
-        """Take note of what the file system says, and of what is still to come.
+    @property
+    def closed(self) -> bool:
+        """Whether no upload can be taken."""
+        return bool(self.away) or self.doubtful or self.full
 
-        :param free: bytes.
-        """
-        self.free = free
+    def found(self, space: Space, running: Iterable[Claim]) -> None:
+        """Take note of what the file system says, and of what is still to come."""
+        self.free = space.free
+        self.full = space.inodes == 0 or (space.free is not None and space.free <= self._min_free)
         self._claimed = sum(claim.owed for claim in running)
-        self.away = ""
+        self.away, self.doubtful = "", False
 
-    def lost(self, reason: str) -> None:
-        """Take note that the store can not be reached."""
-        self.away = reason
+    def lost(self, reason: str, lasting: bool = False) -> None:
+        """Take note that the store can not be reached.
+
+        :param lasting: whether that will not pass by itself.
+        """
+        self.away, self._away_lasts = reason, lasting
         self.free = None
+
+    def refused(self) -> None:
+        """Take note that nothing can be written to the store."""
+        self.away, self.doubtful = "", True
 
     def claim(self, size: int) -> None:
         """Keep room for a body. What is not used comes back with the next look.
@@ -57,7 +93,7 @@ class Room:
         :raises Away: if the store can not be reached.
         """
         if self.away:
-            raise Away(self.away)
+            raise Away(self.away, self._away_lasts)
         if self.free is not None and size > self.free - self._min_free - self._claimed:
             raise NoRoom(
                 f"{size} bytes do not fit: {self.free} are free, {self._claimed} are claimed by running uploads,"

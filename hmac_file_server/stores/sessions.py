@@ -19,8 +19,9 @@ from typing import Any
 import attrs
 
 from hmac_file_server.slots.path import BadPath, SlotPath, slot_path
-from hmac_file_server.stores.draft import Place
+from hmac_file_server.stores.faults import NO_ROOM
 from hmac_file_server.stores.folders import Folders, names_in
+from hmac_file_server.stores.place import Place
 
 DATA, RECORD, WANTED, _NEW = b".data", b".session", b".wanted", b".new"
 KEPT = (DATA, RECORD, WANTED, _NEW)
@@ -111,7 +112,7 @@ class SessionFiles:
         nursery = self.place.nursery
         new, name = _name(session.token, _NEW), _name(session.token, RECORD)
         flush = flush and self.place.fsync
-        record = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _FLAGS, 0o600, dir_fd=nursery)
+        record = self.place.create(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _FLAGS, 0o600)
         try:
             content = encode(session)
             if os.write(record, content) != len(content):
@@ -226,8 +227,7 @@ class SessionFiles:
 
         :returns: its descriptor, held as by :meth:`hold`.
         """
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS
-        os.close(os.open(_name(session.token, DATA), flags, 0o644, dir_fd=self.place.nursery))
+        os.close(self.place.create(_name(session.token, DATA), os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o644))
         try:
             return self._lock(session.token)
         except BaseException:
@@ -241,7 +241,7 @@ class SessionFiles:
             # No flush: without the record the data's second name tells the same.
             self.write(session, flush=False)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in NO_ROOM:
                 raise
             # But on a full disk that would keep the file's room when the file is removed to make some.
             self.remove(session.token)
@@ -276,8 +276,7 @@ class SessionFiles:
 
     def want(self, token: str) -> None:
         """Ask whoever holds a session to let go of it."""
-        flags = os.O_WRONLY | os.O_CREAT | _FLAGS
-        os.close(os.open(_name(token, WANTED), flags, 0o600, dir_fd=self.place.nursery))
+        os.close(self.place.create(_name(token, WANTED), os.O_WRONLY | os.O_CREAT | _FLAGS, 0o600))
 
     def wanted(self, token: str) -> bool:
         """Whether somebody else waits for a session that is held here."""

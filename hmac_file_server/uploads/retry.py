@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import random
 from collections.abc import Callable
 from typing import Any
@@ -13,47 +12,15 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from hmac_file_server.stores.draft import NotDurable
+from hmac_file_server.stores.faults import may_pass, where
 
 _log = Logger()
 
 LONGEST_DELAY = 60.0
 """Seconds; the delay doubles until it gets here."""
 
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""Errors that say that the disk, or a quota, is full."""
-
-_MAY_PASS = NO_ROOM | {
-    errno.EIO,
-    errno.EAGAIN,
-    errno.EINTR,
-    errno.ESTALE,
-    errno.ETIMEDOUT,
-    errno.EMFILE,
-    errno.ENFILE,
-    errno.ENOMEM,
-    errno.EBUSY,
-    errno.ENOTCONN,
-    errno.ECONNRESET,
-    errno.ECONNABORTED,
-    errno.ECONNREFUSED,
-    errno.EHOSTDOWN,
-    errno.EHOSTUNREACH,
-    errno.ENETDOWN,
-    errno.ENETUNREACH,
-    errno.EREMOTEIO,
-    errno.ENOLINK,
-    errno.ENXIO,
-    errno.ENODEV,
-}
-
 InThread = Callable[[Callable[[], Any]], "Deferred[Any]"]
 """Runs a function in a worker thread; the Deferred fires in the reactor's."""
-
-
-def may_pass(error: BaseException | None) -> bool:
-    """Whether the same step can succeed later: the disk may get room, a network file system may come back."""
-    return isinstance(error, OSError) and not isinstance(error, NotDurable) and error.errno in _MAY_PASS
 
 
 @attrs.frozen
@@ -124,7 +91,7 @@ class RetryLoop:
             delay=delay,
             attempt=self._attempts,
             retries=self._policy.retries,
-            error=error.strerror,
+            error=where(error),
         )
         self._policy.retried(error)
         self._waiting = Deferred()

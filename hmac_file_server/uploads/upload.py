@@ -107,6 +107,7 @@ class Uploads:
         :raises Away: if the store can not be reached.
         """
         self.claim(claim)
+        upload.doubtful = self._room.doubtful
         self.active.add(upload)
         if self._keeper is not None:
             self._keeper.begun(upload)
@@ -155,8 +156,10 @@ class Upload:
     :ivar slot: what was signed, where that is known here.
     :ivar client: the address of who sends it.
     :ivar begun: when, in seconds since 1970.
+    :ivar doubtful: whether the store is likely to refuse it, and should be asked before its body is waited for.
     """
 
+    doubtful = False
     token = ""
     is_new = True
     slot: Slot | None = None
@@ -282,7 +285,8 @@ class Upload:
 
     def _write_out(self, chunks: Chunks) -> None:
         """Write a piece, and what follows it straight from the socket, as far as it is there already."""
-        source = self._source = self._lender.lend() if self._lender is not None else None
+        lender = self._lender if self._draft.splices else None
+        source = self._source = lender.lend() if lender is not None else None
         if source is None:
             self._run(lambda: self._draft.write(chunks))
         else:

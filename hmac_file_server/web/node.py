@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from hmac_file_server.stores.draft import SlotTaken
-from hmac_file_server.stores.kept import Cancelled
+from hmac_file_server.stores.faults import BadName
 from hmac_file_server.stores.room import Away, NoRoom
-from hmac_file_server.uploads.keeper import Superseded
-from hmac_file_server.uploads.retry import NO_ROOM
 from hmac_file_server.uploads.upload import Upload
-from hmac_file_server.web.errors import HTTPError, method_not_allowed, unavailable
+from hmac_file_server.web.errors import HTTPError, method_not_allowed
 from hmac_file_server.web.headers import ALLOWED_METHODS, preflight
 from hmac_file_server.web.request import Request
-
-_log = Logger()
+from hmac_file_server.web.storage import bug, not_taken, nothing_here
 
 _POST = "this method is not served here: XMPP clients PUT to the URL of a slot that their server gives them (XEP-0363)"
 
@@ -47,8 +42,8 @@ class Node(Resource):
         if request.method in (b"PUT", b"PATCH"):
             try:
                 return self.accept_body(request, length)
-            except (NoRoom, Away) as error:
-                raise _no_place(error) from None
+            except (NoRoom, Away, BadName) as error:
+                raise not_taken(error) from None
         if length != 0:
             raise HTTPError(400, "body", "a body makes no sense here")
         return None
@@ -58,6 +53,7 @@ class Node(Resource):
 
         :raises NoRoom: if it can not fit.
         :raises Away: if the store can not be reached.
+        :raises BadName: if the file system can hold no file of that name.
         """
         raise nothing_here()
 
@@ -93,38 +89,3 @@ class Node(Resource):
         raise nothing_here()
 
     render_HEAD = render_GET
-
-
-def nothing_here() -> HTTPError:
-    """404: there is no such file, or nobody is told of it."""
-    return HTTPError(404, "not_found", "there is nothing here")
-
-
-def bug(failure: Failure, where: str) -> HTTPError:
-    """Log what nobody expected; 500."""
-    _log.failure("a bug in {where}", failure, where=where)
-    return HTTPError(500, "bug", "the server failed; its log says how")
-
-
-def _no_place(error: NoRoom | Away) -> HTTPError:
-    if isinstance(error, NoRoom):
-        return HTTPError(507, "no_room", "there is no room for the file", str(error))
-    return unavailable("storage", "the file could not be stored, try again later", str(error))
-
-
-def not_stored(failure: Failure) -> HTTPError:
-    """What to answer when a file could not be stored."""
-    error = failure.value
-    if isinstance(error, SlotTaken):
-        return HTTPError(409, "conflict", "the slot has been used for another file")
-    if isinstance(error, Superseded):
-        return HTTPError(409, "superseded", str(error))
-    if isinstance(error, Cancelled):
-        return HTTPError(409, "cancelled", str(error))
-    if isinstance(error, NoRoom | Away):
-        return _no_place(error)
-    if isinstance(error, OSError):
-        if error.errno in NO_ROOM:
-            return HTTPError(507, "no_room", "there is no room for the file", f"store: {error.strerror}")
-        return unavailable("storage", "the file could not be stored, try again later", f"store: {error.strerror}")
-    return bug(failure, "storing an upload")

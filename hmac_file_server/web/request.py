@@ -122,10 +122,11 @@ class Request(server.Request):
 
     def _receive(self, body: Upload, length: int | None) -> None:
         channel = self.channel
-        expected = False
+        expected = large = False
         if length and not self.is_here:
+            large = length > _LARGE_BODY
             body.done.addErrback(self._upload_failed)
-            self._flow = Flow(self, large=length > _LARGE_BODY)
+            self._flow = Flow(self, large=large)
             body.registerProducer(self._flow, True)
             channel.setTimeout(self.site.limits.upload_timeout)
             self._flow.size_reads(body.share)
@@ -135,7 +136,7 @@ class Request(server.Request):
                 self.requestHeaders.removeHeader(b"Expect")
                 # Meanwhile it is us who the client waits for: its timeouts do not run.
                 self._flow.pauseProducing()
-        if expected or body.token:
+        if expected or body.token or body.doubtful or large:
             body.begin().addCallback(self._begun, expected)
 
     def _begun(self, _: None, expected: bool) -> None:

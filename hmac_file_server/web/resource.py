@@ -13,10 +13,11 @@ from hmac_file_server.slots.signature import BadSignature, Verifier
 from hmac_file_server.uploads.upload import Upload, Uploads
 from hmac_file_server.web.errors import HTTPError
 from hmac_file_server.web.headers import NOTHING_RUNS, lines, preflight
-from hmac_file_server.web.node import Node, not_stored, nothing_here
+from hmac_file_server.web.node import Node
 from hmac_file_server.web.request import Request
 from hmac_file_server.web.serving import Serving
 from hmac_file_server.web.session import Resumption
+from hmac_file_server.web.storage import not_stored, nothing_here
 
 _STORED = lines({**NOTHING_RUNS, b"Content-Length": b"0"})
 _EXAMPLE = (

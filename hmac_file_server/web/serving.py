@@ -7,16 +7,15 @@ from typing import Any
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
-from twisted.python.failure import Failure
 
 from hmac_file_server.slots.path import SlotPath
-from hmac_file_server.stores.local import LocalStore, NoSuchFile, StoredFile
+from hmac_file_server.stores.local import LocalStore, StoredFile
 from hmac_file_server.uploads.retry import InThread
 from hmac_file_server.web import conditional, download
-from hmac_file_server.web.errors import HTTPError, unavailable
+from hmac_file_server.web.errors import HTTPError
 from hmac_file_server.web.headers import file_headers, lines
-from hmac_file_server.web.node import bug, nothing_here
 from hmac_file_server.web.request import Request
+from hmac_file_server.web.storage import bug, not_served
 
 _SMALL = 64 << 10
 _NOT_MODIFIED = (b"Cache-Control", b"Content-Security-Policy")
@@ -79,7 +78,7 @@ class Serving:
         """Open the file in a thread, and answer as HTTP asks."""
         opened = self._in_thread(lambda: self._store.open(path, _SMALL))
         opened.addCallbacks(
-            lambda file: self._opened(request, path, file), lambda failure: request.fail(_no_file(failure))
+            lambda file: self._opened(request, path, file), lambda failure: request.fail(not_served(failure))
         ).addErrback(lambda failure: request.fail(bug(failure, "answering a GET")))
 
     def _opened(self, request: Request, path: SlotPath, file: StoredFile) -> None:
@@ -134,14 +133,6 @@ class Serving:
         if not request.gone:
             request.start(status, headers)
         return pieces
-
-
-def _no_file(failure: Failure) -> HTTPError:
-    if failure.check(NoSuchFile):
-        return nothing_here()
-    if failure.check(OSError):
-        return unavailable("storage", "the file can not be read now", f"store: {failure.value}")
-    return bug(failure, "opening a file")
 
 
 def _from_memory(content: bytes, pieces: list[download.Piece]) -> list[bytes]:

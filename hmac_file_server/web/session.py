@@ -20,8 +20,9 @@ from hmac_file_server.uploads.upload import Upload
 from hmac_file_server.web import resumption
 from hmac_file_server.web.errors import HTTPError, unavailable
 from hmac_file_server.web.headers import preflight
-from hmac_file_server.web.node import Node, bug, not_stored, nothing_here
+from hmac_file_server.web.node import Node
 from hmac_file_server.web.request import Request
+from hmac_file_server.web.storage import bug, not_stored, nothing_here
 
 
 @attrs.frozen

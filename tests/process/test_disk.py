@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from tests.support import Daemon, Wire, eventually, missing, need, put_target
 MakeDaemon = Callable[..., Daemon]
 
 QUICK = {"RetryDelay": 0.05}
+LASTING = """EACCES EPERM EROFS EXDEV ELOOP ENAMETOOLONG EINVAL EOPNOTSUPP ENOSYS EFBIG EMLINK EILSEQ EUCLEAN ENOKEY
+    EBADF""".split()
 
 
 @pytest.fixture
@@ -158,11 +161,14 @@ def test_given_up_in_the_midst_of_a_large_body(make_daemon: MakeDaemon, error: s
     assert daemon.put("slot/a.bin", b"hello").status == 201
 
 
-@pytest.mark.parametrize("error", ["EACCES", "EROFS", "EFBIG", "ENAMETOOLONG"])
+@pytest.mark.parametrize("error", LASTING)
 def test_an_error_that_can_not_pass(faulty: Callable[..., Daemon], error: str) -> None:
-    """An error that no retry can help ends the upload at once."""
+    """An error that no retry can help ends the upload at once; the client is not asked to come again."""
     daemon = faulty(f"linkat:error={error}")
-    assert daemon.put("slot/a.bin", b"x" * 50_000).status == 503
+    answer = daemon.put("slot/a.bin", b"x" * 50_000)
+    assert (answer.status, answer.headers.get("retry-after")) == (500, None)
+    line = f"store: {daemon.store}/slot: {os.strerror(getattr(errno, error))}, for the user root (0); "
+    eventually(lambda: line in daemon.log, what=line)
     assert daemon.metric("hmac_file_server_upload_retries_total") == 0
     nothing_stays(daemon)
 
@@ -294,7 +300,8 @@ def test_a_file_system_turned_read_only(make_daemon: MakeDaemon, small_disk: Pat
         eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == 1)
         subprocess.check_call(["mount", "-o", "remount,ro", str(small_disk)])
         wire.send(b"llo")
-        assert wire.answer().status == 503
+        answer = wire.answer()
+        assert (answer.status, answer.headers.get("retry-after")) == (500, None)
     assert daemon.get("slot/old.bin").body == b"old"
     subprocess.check_call(["mount", "-o", "remount,rw", str(small_disk)])
     assert daemon.put("slot/a.bin", b"hello").status == 201
@@ -349,6 +356,11 @@ def test_slow_writes(daemon: Daemon) -> None:
 def test_files_that_must_not_grow(make_daemon: MakeDaemon) -> None:
     """A limit on the length of files (EFBIG) ends an upload at once and leaves nothing."""
     daemon = make_daemon(prefix=["prlimit", "--fsize=2000000", "--"]).start()
-    assert daemon.put("slot/a.bin", b"x" * 3_000_000).status == 503
+    with daemon.wire() as wire:
+        wire.send(
+            f"PUT {put_target('slot/a.bin', 3000000)} HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n".encode()
+        )
+        assert wire.answer().status == 413  # Before the body.
+    assert daemon.metric("hmac_file_server_upload_errors_total", '{reason="too_large"}') == 1
     nothing_stays(daemon)
     assert daemon.put("slot/a.bin", b"x" * 1_000_000).status == 201
