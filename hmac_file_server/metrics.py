@@ -56,7 +56,9 @@ class Metrics:
         self.upload_retries = self._counter("upload_retries", "Steps of uploads that were tried again.")
         self.refusals = self._counter("refusals", "Requests that were refused.", ["reason"])
         self.downloads = self._counter("downloads", "Files, or parts of files, that were sent whole.")
-        self.downloads_broken = self._counter("downloads_broken", "Downloads that were broken off.")
+        self.downloads_broken = self._counter(
+            "downloads_broken", "Files, or parts of files, that broke off while they were sent."
+        )
         self.bytes_in = self._counter("received_bytes", "Bytes of request bodies.")
         self.bytes_out = self._counter("sent_bytes", "Bytes of response bodies.")
         self.uploads_in_progress = self._gauge("uploads_in_progress", "Uploads that are running.", "livesum")

@@ -351,7 +351,23 @@ def test_many_small_downloads_are_forgotten(server: Server, tmp_path: Path) -> N
     for number in range(6000):
         (tmp_path / f"{number}").touch()
         assert status(server.send(f"GET /upload/{number} HTTP/1.1\r\nHost: a\r\n\r\n")) == b"200"
-    assert len(server.serving._hot) < 5000
+    assert len(server.serving._hot) < 5600
+    assert server.serving._hot.bytes <= 16 << 20
+
+
+def test_memory_of_small_downloads_is_given_back(server: Server, tmp_path: Path) -> None:
+    """What is kept of a file counts once, however often it is kept anew, and nothing of it when its moment is over."""
+    (tmp_path / "a").write_bytes(b"x" * 60_000)
+    for _ in range(600):
+        assert status(server.send("GET /upload/a HTTP/1.1\r\nHost: a\r\n\r\n")) == b"200"
+        server.clock.advance(0.6)
+        (tmp_path / "b").write_bytes(b"x")
+        server.send("GET /upload/b HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert server.serving._hot.bytes < 80_000
+    server.clock.advance(1)
+    assert len(server.serving._hot) == server.serving._hot.bytes == 0
+    server.hang_up()
+    assert not server.clock.getDelayedCalls()
 
 
 @pytest.mark.parametrize("here", [10, 4], ids=["at once", "in two pieces"])

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 
 from hmac_file_server.stores.faults import NotDurable, may_pass
@@ -131,7 +131,7 @@ def test_stop_cancels_the_timer() -> None:
     loop = RetryLoop(policy(clock), at_once)
     result = loop.run(step)
     loop.stop()
-    assert isinstance(failure_of(result), CancelledError)
+    assert isinstance(failure_of(result), OSError)
     assert not clock.getDelayedCalls()
     assert step.calls == 1
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -55,6 +55,7 @@ class RetryLoop:
         self._policy = policy
         self._in_thread = in_thread
         self._timer: IDelayedCall | None = None
+        self._last: Failure | None = None
         self._waiting: Deferred[None] | None = None
         self._attempts = 0
         self._stopped = False
@@ -63,7 +64,7 @@ class RetryLoop:
         """Run a blocking step in a thread until it succeeds.
 
         :returns: fires with its result, or fails with the error that can not pass, the last error
-            when the tries are used up, or CancelledError after :meth:`stop`.
+            when the tries are used up, or after :meth:`stop`.
         """
         self._attempts = 0
         return self._try(step)
@@ -74,7 +75,7 @@ class RetryLoop:
         if self._timer is not None and self._waiting is not None:
             self._timer.cancel()
             self._timer = None
-            self._waiting.errback(CancelledError())
+            self._waiting.errback(self._last)
 
     def _try(self, step: Callable[[], Any]) -> Deferred[Any]:
         return self._in_thread(step).addErrback(self._failed, step)
@@ -94,6 +95,7 @@ class RetryLoop:
             error=where(error),
         )
         self._policy.retried(error)
+        self._last = failure
         self._waiting = Deferred()
         self._timer = self._policy.clock.callLater(delay, self._wait_is_over)
         return self._waiting.addCallback(lambda _: self._try(step))

@@ -200,6 +200,11 @@ class Upload:
         return self.whole and self._over and self._outcome is None
 
     @property
+    def broken(self) -> bool:
+        """Whether its client went away before all of it had come."""
+        return self._outcome is not None and self._outcome.check(Broken) is not None
+
+    @property
     def owed(self) -> int:
         """Bytes that the upload has still to take from the store's free space."""
         return self._draft.owed

@@ -17,6 +17,7 @@ from hmac_file_server.web.request import Request
 _SERVER_ERROR = 500
 _TOKEN = re.compile(rb"(" + re.escape(RESERVED) + rb"/+[^/]{1,6})[^/]*")
 _SIGNATURE = re.compile(rb"((?:v2?|token)(?:=|%3d))[0-9a-f]{64}", re.IGNORECASE)
+_WITH_CONTENT = frozenset({200, 206})
 _NOT_STORED = frozenset({"storage", "no_room", "bug"})
 """Why an upload whose signature holds may not even begin."""
 
@@ -62,27 +63,22 @@ class Access:
         if body is not None and (body.is_new or body.session is not None):
             if not body.is_new:
                 metrics.uploads_resumed.inc()
-            if cut:
-                metrics.upload_errors.labels("timeout" if timed_out else "broken_off").inc()
-            elif error is not None:
-                metrics.upload_errors.labels(error.reason).inc()
-            elif body.stored:
+            if body.stored:
                 add(metrics.uploads)
                 metrics.upload_duration.observe(seconds)
+            elif error is not None:
+                metrics.upload_errors.labels(error.reason).inc()
+            elif body.broken:
+                metrics.upload_errors.labels("timeout" if timed_out else "broken_off").inc()
         elif error is not None:
             stopped = error.reason in _NOT_STORED and request.method == b"PUT"
             (metrics.upload_errors if stopped else metrics.refusals).labels(error.reason).inc()
-        elif request.method == b"GET":
+        elif request.method == b"GET" and request.startedWriting and request.code in _WITH_CONTENT:
             add(metrics.downloads_broken if cut else metrics.downloads)
 
     def _write(self, request: Request, seconds: float, timed_out: bool, cut: bool) -> None:
         error = request.error
-        if cut:
-            end = " - timed out" if timed_out else " - broken off"
-        elif error is not None:
-            end = f" - {error}"
-        else:
-            end = ""
+        end = _end(request, timed_out, cut)
         if error is not None and error.status >= _SERVER_ERROR:
             level = "error"
         else:
@@ -96,6 +92,17 @@ class Access:
             f"{request.client_address} {from_wire(request.method)} {from_wire(_without_token(request))} {status}"
             f' in={request.body_received} out={request.sentLength} {seconds:.3f}s "{agent}"{end}',
         )
+
+
+def _end(request: Request, timed_out: bool, cut: bool) -> str:
+    """How a request ended, where it was not answered with what it asked for."""
+    error, body = request.error, request.body
+    if not cut:
+        return "" if error is None else f" - {error}"
+    if error is None and (body is None or body.broken):
+        return " - timed out" if timed_out else " - broken off"
+    what = error or ("stored" if body is not None and body.stored else "kept")
+    return f" - {what}; the client left before it was answered"
 
 
 def _without_token(request: Request) -> bytes:

@@ -22,6 +22,8 @@ _PASSED_ON = re.compile(
 )
 """Names of headers that proxies, load balancers and CDNs write, and clients do not."""
 
+_TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
+
 _FOR = re.compile(r'(?:^|[;,])\s*for\s*=\s*(?:"([^",;]*)"|([^;,\s]*))', re.IGNORECASE)
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\[\]:/@?#\s]+))(?::\d*)?")
 
@@ -106,6 +108,22 @@ def speaks_for_others(address: str, trusted: Sequence[Network]) -> bool:
     """Whether an address, as :func:`client_address` gives it, is a proxy's and so no single client's."""
     parsed = _parse(address)
     return parsed is None or _in(parsed, trusted)
+
+
+def one_user(address: str) -> str:
+    """What is counted as one: an IPv4 address, or the /64 that a user of IPv6 has for itself (RFC 6177).
+
+    Of link-local addresses, which all neighbours share a /64 of, and of those that stand for IPv4 ones (RFC 6052)
+    each is one.
+
+    :param address: as :func:`client_address` gives it.
+    """
+    if ":" not in address:
+        return address
+    parsed = ipaddress.IPv6Address(address)
+    if parsed.is_link_local or parsed.is_loopback or parsed in _TRANSLATED:
+        return address
+    return str(ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64)))
 
 
 def _hops(headers: Headers) -> list[str]:

@@ -13,7 +13,7 @@ from zope.interface import implementer
 from hmac_file_server.stores.splice import Source
 from hmac_file_server.uploads.upload import ILender
 from hmac_file_server.web.pace import of_body
-from hmac_file_server.web.sockets import READ, duplicate, has_plain_socket
+from hmac_file_server.web.sockets import READ, duplicate, has_plain_socket, unread
 
 if TYPE_CHECKING:
     from hmac_file_server.web.request import Request
@@ -28,7 +28,8 @@ class Flow:
     """The body of a request as a push producer: pausing it stops reading from the client.
 
     While it is paused the reactor would not notice that the client leaves, so the socket is asked now
-    and then. (What the client sent before it left must have fitted the kernel's buffer to be seen.)
+    and then. (What the client sent before it left must have fitted the kernel's buffer to be seen. If that
+    is all that was to come, it is waited for.)
 
     :param large: whether the body is, and worth large reads.
     :ivar ended: whether no more of it is wanted or to come.
@@ -44,6 +45,7 @@ class Flow:
         self._pace = of_body(request, channel.timeoutConnection)
         self._pace.go()
         self._check: IDelayedCall | None = None
+        self._loan: Source | None = None
         self.ended = False
 
     def pauseProducing(self) -> None:
@@ -75,9 +77,11 @@ class Flow:
             return None
         # The channel, too, may resume the transport.
         self._transport.doRead = self._transport.pauseProducing
-        return Source(descriptor, most, self._given_back)
+        self._loan = Source(descriptor, most, self._given_back)
+        return self._loan
 
     def _given_back(self, source: Source) -> None:
+        self._loan = None
         os.close(source.descriptor)
         vars(self._transport).pop("doRead", None)
         self._request.body_received += source.taken
@@ -122,7 +126,13 @@ class Flow:
         self._check = None
         poll = select.poll()
         poll.register(self._transport.fileno(), select.POLLRDHUP)
-        if poll.poll(0):
+        found = poll.poll(0)
+        if found and (found[0][1] & (select.POLLERR | select.POLLHUP) or not self._rest_is_here()):
             self._transport.abortConnection()
         else:
             self._check_later()
+
+    def _rest_is_here(self) -> bool:
+        """Whether a client that has left had sent all before."""
+        taken = 0 if self._loan is None else self._loan.taken
+        return unread(self._transport) >= self._channel.body_left - taken

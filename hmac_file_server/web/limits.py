@@ -6,7 +6,7 @@ from collections import Counter
 
 import attrs
 
-from hmac_file_server.web.client import Peer, Proxies, speaks_for_others
+from hmac_file_server.web.client import Peer, Proxies, one_user, speaks_for_others
 from hmac_file_server.web.errors import HTTPError, unavailable
 
 
@@ -18,7 +18,7 @@ class Limits:
     :param idle_timeout: seconds without a byte on a connection otherwise, and for all headers of a request.
     :param min_rate: bytes a second that a body or a reader keeps up over those; 0 for any.
     :param connections: at once, in all.
-    :param per_address: connections from one address; behind a proxy, requests that run.
+    :param per_address: connections from one address, or one /64 of IPv6; behind a proxy, requests that run.
     :param proxies: what is known of those in front.
     """
 
@@ -31,12 +31,12 @@ class Limits:
 
 
 class Crowd:
-    """Who is there: connections by address, and requests by the address that a proxy named."""
+    """Who is there: connections by user, and requests by the user that a proxy named."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._connections = 0
-        self._by_address: Counter[str] = Counter()
+        self._by_user: Counter[str] = Counter()
 
     def connected(self, peer: Peer) -> str:
         """Count a connection.
@@ -46,15 +46,15 @@ class Crowd:
         """
         if self._connections >= self._limits.connections:
             raise unavailable("connections", "too many connections", seconds=5)
-        address = "" if peer.trusted else peer.address
-        self._enter(address)
+        user = "" if peer.trusted else one_user(peer.address)
+        self._enter(user)
         self._connections += 1
-        return address
+        return user
 
-    def gone(self, address: str) -> None:
+    def gone(self, user: str) -> None:
         """A connection that was counted is closed."""
         self._connections -= 1
-        self.left(address)
+        self.left(user)
 
     def arrived(self, address: str) -> str:
         """Count a request that came through a proxy.
@@ -65,21 +65,22 @@ class Crowd:
         """
         if speaks_for_others(address, self._limits.proxies.trusted):
             return ""
-        self._enter(address)
-        return address
+        user = one_user(address)
+        self._enter(user)
+        return user
 
-    def left(self, address: str) -> None:
-        """What was counted under an address is over."""
-        if address:
-            self._by_address[address] -= 1
-            if not self._by_address[address]:
-                del self._by_address[address]
+    def left(self, user: str) -> None:
+        """What was counted under a user is over."""
+        if user:
+            self._by_user[user] -= 1
+            if not self._by_user[user]:
+                del self._by_user[user]
 
-    def _enter(self, address: str) -> None:
-        if not address:
+    def _enter(self, user: str) -> None:
+        if not user:
             return
-        if self._by_address[address] >= self._limits.per_address:
+        if self._by_user[user] >= self._limits.per_address:
             raise HTTPError(
                 429, "connections", "too many connections from your address", headers={b"Retry-After": b"5"}
             )
-        self._by_address[address] += 1
+        self._by_user[user] += 1

@@ -67,12 +67,12 @@ class Node(Resource):
         """
         assert request.body is not None
         request.body.done.addCallbacks(
-            lambda _: stored(request), lambda failure: None if request.gone else self.failed(request, failure)
+            lambda _: stored(request), lambda failure: self.failed(request, failure)
         ).addErrback(lambda failure: request.fail(bug(failure, "answering an upload")))
         return NOT_DONE_YET
 
     def failed(self, request: Request, failure: Failure) -> None:
-        """Answer when the body's consumer has failed."""
+        """Answer when the body's consumer has failed; a client that has gone leaves the reason to the log."""
         request.fail(self.explain(request, failure))
 
     def explain(self, request: Request, failure: Failure) -> HTTPError:

@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import NO_BODY_CODES, datetimeToString, parse_qs
 
-from hmac_file_server.uploads.upload import Upload
+from hmac_file_server.uploads.upload import Broken, Upload
 from hmac_file_server.web.client import client_address, is_loopback, names_loopback, was_passed_on
 from hmac_file_server.web.errors import MALFORMED, HTTPError
 from hmac_file_server.web.flow import Flow
@@ -200,8 +200,6 @@ class Request(server.Request):
 
     def _upload_failed(self, failure: Failure) -> Failure | None:
         """Answer at once where the body is still arriving; after it, the resource does."""
-        if self._disconnected:
-            return None
         if self._flow is None:
             return failure
         self._end_flow()
@@ -341,9 +339,18 @@ class Request(server.Request):
         self._let_go()
         self._end_flow(lost=True)
         server.Request.connectionLost(self, reason)
-        if self.body is not None:
-            self.body.abandon()
-        site.ended(self, channel.timed_out, cut=self.error is None)
+        cut = self.error is None
+        if self.body is None:
+            site.ended(self, channel.timed_out, cut)
+            return
+        # What has come as a whole is stored, whether its client waits for that or not.
+        self.body.abandon()
+        self.body.done.addErrback(self._body_failed).addCallback(lambda _: site.ended(self, channel.timed_out, cut))
+
+    def _body_failed(self, failure: Failure) -> None:
+        """Take note why, for the log: there is nobody left to be told."""
+        if self.error is None and not failure.check(Broken):
+            self.error = self._resource.explain(self, failure)
 
     def _let_go(self) -> None:
         self.site.crowd.left(self._counted_as)

@@ -6,7 +6,7 @@ import secrets
 from typing import Any
 
 import attrs
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from hmac_file_server.slots.path import SlotPath
 from hmac_file_server.stores.local import LocalStore, StoredFile
@@ -23,7 +23,7 @@ _NOT_MODIFIED = (b"Cache-Control", b"Content-Security-Policy")
 
 _HOT_SECONDS = 1.0
 _HOT_BYTES = 16 << 20
-_HOT_OVERHEAD = 4 << 10  # bytes that a file takes beside its content, its headers among them
+_HOT_OVERHEAD = 3 << 10  # bytes that a file takes beside its content, its path and its headers as they are sent
 
 
 @attrs.frozen(eq=False)
@@ -53,6 +53,50 @@ class Served:
         return cls(file, validators, unchanged, headers, lines(headers), until)
 
 
+class _Hot:
+    """Small files that were just served, by the path in the spelling that was asked for; the oldest come first."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._served: dict[bytes, Served] = {}
+        self._timer: IDelayedCall | None = None
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._served)
+
+    def get(self, path: bytes) -> Served | None:
+        served = self._served.get(path)
+        return served if served is not None and served.until > self._clock.seconds() else None
+
+    def keep(self, path: bytes, served: Served) -> None:
+        self.forget(path)
+        self._served[path] = served
+        self.bytes += _size(path, served)
+        while self.bytes > _HOT_BYTES:
+            self.forget(next(iter(self._served)))
+        if self._timer is None:
+            self._timer = self._clock.callLater(_HOT_SECONDS, self._give_back)
+
+    def forget(self, path: bytes) -> None:
+        served = self._served.pop(path, None)
+        if served is not None:
+            self.bytes -= _size(path, served)
+
+    def _give_back(self) -> None:
+        self._timer, now = None, self._clock.seconds()
+        while self._served:
+            path, served = next(iter(self._served.items()))
+            if served.until > now:
+                self._timer = self._clock.callLater(served.until - now, self._give_back)
+                return
+            self.forget(path)
+
+
+def _size(path: bytes, served: Served) -> int:
+    return served.file.size + len(path) + 2 * len(served.lines) + _HOT_OVERHEAD
+
+
 class Serving:
     """Answers requests for files. Small files are kept in memory for a moment: a chat asks for each many times.
 
@@ -63,13 +107,12 @@ class Serving:
         self._store = store
         self._in_thread = in_thread
         self._clock = clock
-        self._hot: dict[bytes, Served] = {}
-        self._hot_bytes = 0
+        self._hot = _Hot(clock)
 
     def serve_from_memory(self, request: Request) -> bool:
         """Answer if the same path, in the same spelling, has just been answered; else False."""
         hot = self._hot.get(request.path)
-        if hot is None or hot.until <= self._clock.seconds():
+        if hot is None:
             return False
         self._answer(request, hot)
         return True
@@ -93,15 +136,7 @@ class Serving:
             return
         file.close()
         if file.content is not None:
-            self._keep(request.path, served)
-
-    def _keep(self, path: bytes, served: Served) -> None:
-        size = served.file.size + _HOT_OVERHEAD
-        self._hot_bytes += size
-        if self._hot_bytes > _HOT_BYTES:
-            self._hot.clear()
-            self._hot_bytes = size
-        self._hot[path] = served
+            self._hot.keep(request.path, served)
 
     def _answer(self, request: Request, served: Served) -> list[download.Piece]:
         """Answer, or write the headers and say what is to follow."""

@@ -45,3 +45,8 @@ def duplicate(transport: Any) -> int:
     :raises OSError: if there are no more descriptors.
     """
     return os.dup(transport.fileno())
+
+
+def unread(transport: Any) -> int:
+    """Bytes that its socket has for us and that nobody has read."""
+    return int.from_bytes(fcntl.ioctl(transport.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)

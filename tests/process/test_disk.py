@@ -353,6 +353,26 @@ def test_slow_writes(daemon: Daemon) -> None:
     assert daemon.get("slot/a.bin").body == body
 
 
+def test_leaving_while_the_disk_is_slow(make_daemon: MakeDaemon) -> None:
+    """A client that sends all and leaves has uploaded its file, also where the disk is not there yet."""
+    need("strace")
+    daemon = make_daemon(ChunkSize=65536).start()
+    tracer = inject(daemon, "writev:delay_enter=4s:when=1")
+    body = os.urandom(200_000)
+    try:
+        with daemon.wire() as wire:
+            head = f"PUT {put_target('slot/a.bin', len(body))} HTTP/1.1\r\nHost: a\r\n"
+            wire.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode())
+            eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == 1)
+            wire.send(body)
+        eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == 0)
+        assert daemon.metric("hmac_file_server_uploads_total") == 1
+    finally:
+        tracer.terminate()
+        tracer.wait()
+    assert daemon.get("slot/a.bin").body == body
+
+
 def test_files_that_must_not_grow(make_daemon: MakeDaemon) -> None:
     """A limit on the length of files (EFBIG) ends an upload at once and leaves nothing."""
     daemon = make_daemon(prefix=["prlimit", "--fsize=2000000", "--"]).start()

@@ -282,6 +282,19 @@ def test_broken_off(daemon: Daemon, sent: int, reset: bool) -> None:
     assert daemon.get("slot/sub/a.bin").body == body
 
 
+@pytest.mark.parametrize("size", [5, 200_000, 3_000_000])
+def test_leaving_with_the_last_byte(make_daemon: MakeDaemon, size: int) -> None:
+    """A client that closes with its last byte has uploaded its file: that is stored, and counts as stored."""
+    daemon = make_daemon(MinFreeSpace=0).start()
+    for number in range(20):
+        with daemon.wire() as wire:
+            wire.send(head(f"slot{number}/a.bin", size) + bytes([number]) * size)
+    eventually(lambda: daemon.metric("hmac_file_server_uploads_total") == 20)
+    assert daemon.metric("hmac_file_server_upload_errors_total", '{reason="broken_off"}') == 0
+    assert daemon.files() == {f"slot{number}/a.bin" for number in range(20)}
+    assert "broken off" not in daemon.log
+
+
 def test_broken_off_beside_others(daemon: Daemon) -> None:
     """What breaks off takes nothing away from what is in the same folder."""
     assert daemon.put("slot/a.bin", b"hello").status == 201

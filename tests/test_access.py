@@ -1,0 +1,243 @@
+"""What the log and the figures say of requests whose clients leave."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from hmac_file_server.log import Lines
+from hmac_file_server.metrics import Metrics
+from hmac_file_server.slots.signature import Verifier
+from hmac_file_server.stores.local import LocalStore
+from hmac_file_server.stores.room import Room
+from hmac_file_server.stores.sessions import SessionFiles
+from hmac_file_server.uploads.keeper import FileKeeper
+from hmac_file_server.uploads.resumable import Resumables
+from hmac_file_server.uploads.retry import RetryPolicy
+from hmac_file_server.uploads.upload import Uploads
+from hmac_file_server.web.access import Access
+from hmac_file_server.web.limits import Limits
+from hmac_file_server.web.resource import Files, root
+from hmac_file_server.web.serving import Serving
+from hmac_file_server.web.session import Resumption
+from hmac_file_server.web.site import Site
+from tests.support import SECRET, put_target
+from tests.test_request import Transport
+
+
+class Server:
+    """A site with its log and figures, whose threads work when they are told to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000)
+        self.store = LocalStore(str(folder), fsync=False)
+        self.waiting: list[tuple[Deferred[Any], Callable[[], Any]]] = []
+        policy = RetryPolicy(self.clock, 1, 1.0)
+        keeper = FileKeeper(lambda: SessionFiles(self.store.place, 3600.0), maybeDeferred, self.clock)
+        uploads = Uploads(self.store, Room(0), self._in_thread, policy, 4096, keeper)
+        resumption = Resumption(Resumables(self.store, uploads, keeper, self.clock, 3600.0), "upload", 0)
+        files = Files(
+            Verifier([SECRET.encode()]),
+            Serving(self.store, self._in_thread, self.clock),
+            uploads,
+            1 << 30,
+            resumption,
+        )
+        self.metrics, self.out = Metrics(), io.StringIO()
+        self.access = Access(self.metrics, self.clock, Lines(self.out, "info", self.clock))
+        self.site = Site(
+            root("upload", files, resumption), self.clock, Limits(), self.access.ended, self.access.turned_away
+        )
+        self.transport = Transport()
+        self.channel: Any = None
+
+    def _in_thread(self, call: Callable[[], Any]) -> Deferred[Any]:
+        done: Deferred[Any] = Deferred()
+        self.waiting.append((done, call))
+        return done
+
+    def work(self) -> None:
+        """Let the threads do what waits, and what comes of that."""
+        while self.waiting:
+            done, call = self.waiting.pop(0)
+            maybeDeferred(call).chainDeferred(done)
+            self.clock.advance(0)
+
+    def send(self, data: bytes | str) -> None:
+        """Send on a connection of its own."""
+        self.transport = Transport()
+        self.channel = self.site.buildProtocol(None)
+        self.channel.makeConnection(self.transport)
+        self.channel.dataReceived(data.encode() if isinstance(data, str) else data)
+
+    def leave(self) -> None:
+        self.channel.connectionLost(Failure(ConnectionDone()))
+        self.clock.advance(0)
+
+    def count(self, name: str, reason: str = "") -> float:
+        labels = {"reason": reason} if reason else {}
+        self.clock.advance(0)
+        return self.metrics.registry.get_sample_value(f"hmac_file_server_{name}_total", labels) or 0.0
+
+    @property
+    def lines(self) -> list[str]:
+        """The log's lines, without time and duration."""
+        self.clock.advance(0)
+        return [line.partition(" 192.168.1.1 ")[2].strip() for line in self.out.getvalue().splitlines()]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path)
+    yield made
+    made.store.close()
+
+
+def put(path: str, size: int, *headers: str) -> str:
+    lines = [f"PUT {put_target(path, size)} HTTP/1.1", "Host: a", f"Content-Length: {size}", *headers]
+    return "\r\n".join([*lines, "", ""])
+
+
+def get(path: str, *headers: str, method: str = "GET") -> str:
+    return "\r\n".join([f"{method} /upload/{path} HTTP/1.1", "Host: a", *headers, "", ""])
+
+
+def stored(server: Server, path: str, body: str) -> None:
+    server.send(put(path, len(body)) + body)
+    server.work()
+    assert server.transport.value().startswith(b"HTTP/1.1 201 ")
+
+
+@pytest.mark.parametrize("size", [5, 70_000], ids=["at once", "in pieces"])
+def test_a_client_that_leaves_after_its_last_byte(server: Server, size: int) -> None:
+    """Its file is stored, counts as an upload, and the line says so, but names no status: none was sent."""
+    server.send(put("a/b", size))
+    server.channel.dataReceived(b"x" * size)
+    server.leave()
+    assert server.lines == []
+    server.work()
+    assert (server.count("uploads"), server.count("upload_errors", "broken_off")) == (1, 0)
+    assert server.lines == [
+        f'PUT /upload/a/b - in={size} out=0 0.000s "-" - stored; the client left before it was answered'
+    ]
+
+
+def test_a_client_that_leaves_before_its_last_byte(server: Server) -> None:
+    """It has broken off."""
+    server.send(put("a/b", 5) + "hell")
+    server.leave()
+    server.work()
+    assert (server.count("uploads"), server.count("upload_errors", "broken_off")) == (0, 1)
+    assert server.lines == ['PUT /upload/a/b - in=4 out=0 0.000s "-" - broken off']
+
+
+def test_a_client_that_does_not_wait_for_its_conflict(server: Server) -> None:
+    """What became of the upload counts, not that its client had left by then."""
+    stored(server, "a/b", "hello")
+    server.send(put("a/b", 5) + "jello")
+    server.leave()
+    server.work()
+    assert (server.count("upload_errors", "conflict"), server.count("upload_errors", "broken_off")) == (1, 0)
+    assert server.lines[1] == (
+        'PUT /upload/a/b - in=5 out=0 0.000s "-" - the slot has been used for another file;'
+        " the client left before it was answered"
+    )
+
+
+def test_a_client_that_leaves_between_two_tries(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that failed is the reason, also where the client did not wait for the next try."""
+
+    def fail(*_: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("hmac_file_server.stores.draft.Draft._make_file", fail)
+    server.send(put("a/b", 5) + "hello")
+    server.work()
+    server.leave()
+    server.work()
+    assert (server.count("upload_errors", "storage"), server.count("upload_errors", "broken_off")) == (1, 0)
+    assert "store: Input/output error; the client left" in server.lines[0]
+
+
+def test_a_part_whose_client_leaves_after_its_last_byte(server: Server) -> None:
+    """It is kept: no upload has failed, and none is stored yet; when the last part is here, one is."""
+    resumable = ("Upload-Draft-Interop-Version: 6", "Upload-Complete: ?0", "Upload-Length: 9")
+    target = put_target("a/b", 9)
+    server.send("\r\n".join([f"PUT {target} HTTP/1.1", "Host: a", "Content-Length: 5", *resumable, "", ""]))
+    server.work()
+    server.channel.dataReceived(b"hello")
+    location = server.transport.value().partition(b"Location: ")[2].partition(b"\r\n")[0].decode()
+    server.leave()
+    server.work()
+    assert "- kept; the client left" in server.lines[0]
+    resumable = ("Upload-Draft-Interop-Version: 6", "Upload-Complete: ?1", "Upload-Offset: 5")
+    head = [f"PATCH {location} HTTP/1.1", "Host: a", "Content-Length: 4", "Content-Type: application/partial-upload"]
+    server.send("\r\n".join([*head, *resumable, "", ""]))
+    server.work()
+    server.channel.dataReceived(b"then")
+    server.leave()
+    server.work()
+    assert (server.count("uploads"), server.count("uploads_resumed")) == (1, 1)
+    assert server.count("upload_errors", "broken_off") == 0
+    assert "- stored; the client left" in server.lines[1]
+
+
+def test_a_refused_client_that_leaves(server: Server) -> None:
+    """It was answered: the line names the status, and it counts as refused."""
+    server.send("PUT /upload/a/b?v=00 HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhell")
+    server.leave()
+    assert (server.count("refusals", "signature"), server.count("upload_errors", "broken_off")) == (1, 0)
+    assert server.lines[0].startswith("PUT /upload/a/b 403 in=4 ")
+
+
+def test_what_counts_as_a_download(server: Server) -> None:
+    """Answers to GET with a file or ranges of it, one each; nothing that has no content."""
+    stored(server, "a/b", "hello")
+    server.clock.advance(2)
+    for headers in ((), ("Range: bytes=0-1",), ("Range: bytes=0-1,3-4",), ("If-Range: x", "Range: bytes=0-1")):
+        server.send(get("a/b", *headers))
+        server.work()
+    assert server.count("downloads") == 4
+    for headers in (("If-None-Match: *",), ("If-Match: x",), ("Range: bytes=9-",)):
+        server.send(get("a/b", *headers))
+        server.work()
+    for method, path in (
+        ("HEAD", "a/b"),
+        ("OPTIONS", "a/b"),
+        ("GET", "a/none"),
+        ("GET", f".hmac-file-server/{'0' * 32}"),
+    ):
+        server.send(get(path, method=method))
+        server.work()
+    assert (server.count("downloads"), server.count("downloads_broken")) == (4, 0)
+
+
+def test_asking_for_an_upload_is_no_download(server: Server) -> None:
+    """How far an upload is is told, not downloaded."""
+    resumable = ("Upload-Draft-Interop-Version: 6", "Upload-Complete: ?0", "Upload-Length: 9", "Host: a")
+    server.send("\r\n".join([f"PUT {put_target('a/b', 9)} HTTP/1.1", "Content-Length: 0", *resumable, "", ""]))
+    server.work()
+    location = server.transport.value().partition(b"Location: ")[2].partition(b"\r\n")[0].decode()
+    server.send(f"GET {location} HTTP/1.1\r\nHost: a\r\n\r\n")
+    server.work()
+    assert server.transport.value().startswith(b"HTTP/1.1 204 ")
+    assert server.count("downloads") == 0
+
+
+def test_a_reader_that_leaves_before_its_answer(server: Server) -> None:
+    """Nothing was begun to be sent: the line says that it broke off, and no download counts."""
+    stored(server, "a/b", "hello")
+    server.send(get("a/b"))
+    server.leave()
+    server.work()
+    assert (server.count("downloads"), server.count("downloads_broken")) == (0, 0)
+    assert server.lines[1] == 'GET /upload/a/b - in=0 out=0 0.000s "-" - broken off'
