@@ -1,84 +1,63 @@
-"""The log: its level, its file, and the one line that each request leaves."""
+"""The log: its level, and what a line of it looks like."""
 
 from __future__ import annotations
 
 import functools
-import os
 import re
-import sys
 import time
-from typing import TextIO
+import unicodedata
+from typing import Any, Protocol
 
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import FileLogObserver, LogEvent, LogLevel, formatEvent
 
 LEVELS = {"debug": LogLevel.debug, "info": LogLevel.info, "warn": LogLevel.warn, "error": LogLevel.error}
 
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\udc80-\udcff\\]")
+_MARKS = ("Mn", "Mc")
+_MOST_MARKS = 2
+_FROM_THE_RIGHT = ("R", "AL", "AN")
+# Letters, symbols and marks that show nothing.
+_BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+
+# Twisted says so at each start by another user than the one that the installation belongs to.
+_CACHE = "Unable to write to plugin cache"
 
 
-class LogFile:
-    """A file to log to, opened anew when logrotate has moved it away.
+class Out(Protocol):
+    """What a log is written to."""
 
-    :param path: appended to; made if it is not there.
-    :raises OSError: if it can not be opened.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._open()
-
-    def _open(self) -> None:
-        self._file = open(self._path, "a", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
-        self._identity = self._identify(os.fstat(self._file.fileno()))
-
-    @staticmethod
-    def _identify(status: os.stat_result) -> tuple[int, int]:
-        return status.st_dev, status.st_ino
-
-    def write(self, text: str) -> int:
-        """Append to the file that has the path now. A full disk loses lines, never requests."""
-        try:
-            try:
-                moved = self._identify(os.stat(self._path)) != self._identity
-            except FileNotFoundError:
-                moved = True
-            if moved:
-                self._file.close()
-                self._open()
-            return self._file.write(text)
-        except (OSError, ValueError):
-            return 0
-
-    def flush(self) -> None:
-        """Lines are flushed as they come."""
-
-    def isatty(self) -> bool:
-        """It is no terminal."""
-        return False
+    def write(self, text: str, /) -> Any:
+        """Take some lines."""
 
 
-def open_log(path: str) -> TextIO | LogFile:
-    """Where to log: a file, or standard output for an empty path."""
-    return LogFile(path) if path else sys.stdout
-
-
-def observer(out: TextIO) -> FileLogObserver:
+def observer(out: Any) -> FileLogObserver:
     """Writes each event as one line of text: time, level, message; a traceback follows a bug."""
     return FileLogObserver(out, format_line)
 
 
 def format_line(event: LogEvent) -> str | None:
     """One event as text, None if it says nothing."""
+    if str(event.get("format", "")).startswith(_CACHE):
+        return None
     message = formatEvent(event)
     failure = event.get("log_failure")
     if not message and failure is None:
         return None
     level = event.get("log_level", LogLevel.info)
-    line = f"{_stamp(int(event.get('log_time', time.time())))} {level.name:<5} {printable(message, keep=chr(92))}\n"
+    line = one_line(level.name, printable(message, keep="\\"), event.get("log_time"))
     if failure is not None:
-        line += failure.getTraceback()
+        # Its message may be a client's; indented, it can not be taken for a line of ours.
+        rows = failure.getTraceback().rstrip("\n").split("\n")
+        line += "".join(f"  {printable(row, keep=chr(92))}\n" for row in rows)
     return line
+
+
+def one_line(level: str, text: str, seconds: float | None = None) -> str:
+    """A line with its time and level.
+
+    :param text: printable.
+    :param seconds: since 1970; now by default.
+    """
+    return f"{_stamp(int(time.time() if seconds is None else seconds))} {level:<5} {text}\n"
 
 
 @functools.lru_cache(maxsize=4)
@@ -89,53 +68,53 @@ def _stamp(second: int) -> str:
 class Lines:
     """The lines that requests leave, past Twisted's log: it costs more than a small request itself.
 
-    They look the same, and go out together, once in each turn of the reactor.
-
+    :param out: what Twisted's log goes to as well.
     :param level: the lowest that is written.
     """
 
-    def __init__(self, out: TextIO, level: str, clock: IReactorTime) -> None:
+    def __init__(self, out: Out, level: str) -> None:
         self._out = out
         self._written = {name for name, value in LEVELS.items() if value >= LEVELS[level]}
-        self._clock = clock
-        self._gathered: list[str] = []
-        self._direct = False
 
     def wants(self, level: str) -> bool:
         """Whether a line of this level is written at all."""
         return level in self._written
 
     def write(self, level: str, text: str) -> None:
-        """:param text: one line; control characters are escaped."""
-        if not self._gathered and not self._direct:
-            self._clock.callLater(0, self._flush)
-        self._gathered.append(f"{_stamp(int(time.time()))} {level:<5} {printable(text)}\n")
-        if self._direct:
-            self._flush()
-
-    def stop(self) -> None:
-        """The reactor ends: write what is there, and from now on at once."""
-        self._direct = True
-        self._flush()
-
-    def _flush(self) -> None:
-        gathered, self._gathered = self._gathered, []
-        if gathered:
-            try:
-                self._out.write("".join(gathered))
-                self._out.flush()
-            except (OSError, ValueError):
-                pass  # A full disk, or a reader that has gone, loses lines, never requests.
+        """:param text: one line; what could forge, hide or reorder one is escaped."""
+        self._out.write(one_line(level, printable(text)))
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Text with its control characters escaped, so that no client can forge or break a line.
+    """Text with all escaped that a client could forge, break, hide or reorder a line with.
+
+    That is what Unicode calls not printable (control and format characters, among them those that turn the direction
+    of text), letters that are written from right to left, since they turn what follows them, blank characters, and marks
+    that do not stand on a letter, or pile up on it.
 
     :param keep: characters to leave as they are.
     """
-    if text.isprintable() and "\\" not in text:
+    if text.isascii() and text.isprintable() and "\\" not in text:
         return text
-    return _UNPRINTABLE.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
+    shown: list[str] = []
+    on_letter = 0
+    for character in text:
+        if character.isascii():
+            plain = character.isprintable() and character != "\\"
+            on_letter = _MOST_MARKS if character.isalpha() else 0
+        elif unicodedata.category(character) in _MARKS:
+            plain = on_letter > 0 and not _BLANK.match(character)
+            on_letter -= 1
+        else:
+            plain = _stays(character)
+            on_letter = _MOST_MARKS if plain and character.isalpha() else 0
+        shown.append(character if plain or character in keep else _escape(character))
+    return "".join(shown)
+
+
+def _stays(character: str) -> bool:
+    visible = character.isprintable() and not _BLANK.match(character)
+    return visible and unicodedata.bidirectional(character) not in _FROM_THE_RIGHT
 
 
 def _escape(character: str) -> str:

@@ -1,0 +1,285 @@
+"""Where the log goes: a stream or a file, which a thread writes to, so that a log that stalls keeps nobody waiting."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import stat
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from queue import SimpleQueue
+
+import attrs
+
+from hmac_file_server.log import one_line
+
+_MOST_WAITING = 1 << 20
+_TOGETHER = select.PIPE_BUF
+"""Bytes that are written at once: up to so many, several processes do not mix their lines in one pipe."""
+
+_PAUSE = 0.02
+_PATIENCE = 2.0
+_READ_LATER = "the log was not read, or its disk too slow"
+
+
+class Stream:
+    """Something open to write lines to: standard output, as a rule.
+
+    :ivar problem: why it is not what it should be; empty if all is well.
+    """
+
+    problem = ""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._is_torn = False
+
+    def look(self) -> str:
+        """See to it that lines go where they should; the problem, if it is a new one."""
+        return ""
+
+    def write(self, lines: bytes) -> None:
+        """Write whole lines; after one that could be written in part only they begin on a new line.
+
+        :raises OSError: if not all could be written.
+        """
+        # Not by O_NONBLOCK: other processes share that flag, the operator's shell for one.
+        whole = rest = b"\n" + lines if self._is_torn else lines
+        try:
+            while rest:
+                try:
+                    rest = rest[os.write(self.descriptor, rest) :]
+                except BlockingIOError:
+                    self._wait()
+        finally:
+            if len(rest) < len(whole):
+                self._is_torn = not whole[: len(whole) - len(rest)].endswith(b"\n")
+
+    def _wait(self) -> None:
+        poll = select.poll()
+        poll.register(self.descriptor, select.POLLOUT)
+        poll.poll()
+
+
+class LogFile(Stream):
+    """A file to log to, opened anew when logrotate has moved it away.
+
+    The old one is kept as long as the new one can not be opened.
+
+    :param path: appended to; made if it is not there.
+    :raises OSError: if it can not be opened.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.is_stale = False
+        self._open()
+
+    def _open(self) -> None:
+        flags = os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+        try:
+            # Not for all to read: whoever has the path of a file may have the file.
+            self.descriptor = os.open(self.path, os.O_WRONLY | flags, 0o640)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            # A FIFO that nobody reads yet.
+            self.descriptor = os.open(self.path, os.O_RDWR | flags & ~os.O_CREAT)
+        self._identity = os.fstat(self.descriptor)
+        self._is_torn = stat.S_ISREG(self._identity.st_mode) and _last_byte(self.path) not in (b"\n", b"")
+
+    def look(self) -> str:
+        try:
+            moved = not os.path.samestat(os.stat(self.path), self._identity)
+        except OSError:
+            moved = True
+        if not (moved or self.is_stale):
+            self.problem = ""
+            return ""
+        old = self.descriptor
+        try:
+            self._open()
+        except OSError as error:
+            problem, self.problem = self.problem, f"LogFile {self.path} can not be opened: {error.strerror}"
+            return self.problem if self.problem != problem else ""
+        os.close(old)
+        self.is_stale, self.problem = False, ""
+        return ""
+
+
+def _last_byte(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1)
+    except OSError:  # it is empty, or may not be read
+        return b""
+
+
+@attrs.frozen
+class _Piece:
+    """Some of the log, and how many lines are lost with it."""
+
+    text: bytes
+    lines: int
+
+
+class LogWriter:
+    """The file that Twisted logs to: takes text at once, and has a thread write it.
+
+    What waits is bounded; how many lines did not fit, or could not be written, is said as soon as lines get through.
+    """
+
+    def __init__(self, stream: Stream, most_waiting: int = _MOST_WAITING) -> None:
+        self._stream = stream
+        self._most_waiting = most_waiting
+        self._wakeups: SimpleQueue[None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._written = threading.Condition(self._lock)
+        self._deadline: float | None = None
+        self._has_thread = False
+        self._busy = False
+        self._waiting: deque[_Piece] = deque()
+        self._size = 0
+        self._lost = 0
+        self._reason = ""
+
+    @property
+    def problem(self) -> str:
+        """Why the log is not where it should be; empty if it is."""
+        return self._stream.problem
+
+    @property
+    def path(self) -> str:
+        """Of the file; empty for a stream."""
+        return self._stream.path if isinstance(self._stream, LogFile) else ""
+
+    def fileno(self) -> int:
+        """The descriptor that is written to, as of now."""
+        return self._stream.descriptor
+
+    def write(self, text: str) -> None:
+        """Take some lines. From any thread, never from a signal handler."""
+        piece = _Piece(text.encode("utf-8", "backslashreplace"), text.count("\n"))
+        with self._lock:
+            if self._size + len(piece.text) > self._most_waiting:
+                self._lost += piece.lines
+                self._reason = _READ_LATER
+                return
+            self._say_what_is_lost()
+            self._add(piece)
+            self._wake()
+            if self._deadline is not None:
+                self._wait()
+
+    def flush(self) -> None:
+        """The thread writes as soon as it can."""
+
+    def isatty(self) -> bool:
+        """Not for Twisted to know: it would log in another form."""
+        return False
+
+    def reopen(self) -> None:
+        """Open the file anew."""
+        if isinstance(self._stream, LogFile):
+            self._stream.is_stale = True
+        with self._lock:
+            self._wake()
+
+    def finish(self, patience: float = _PATIENCE) -> None:
+        """The process ends soon: wait until all is written, and from now on with each line.
+
+        :param patience: seconds for all of that; a log that nobody reads does not keep the process from ending.
+        """
+        with self._lock:
+            if self._deadline is None:
+                self._deadline = time.monotonic() + patience
+            self._wait()
+
+    # With the lock
+
+    def _say_what_is_lost(self) -> None:
+        if self._lost:
+            lines, self._lost = self._lost, 0
+            plural = "line of the log is" if lines == 1 else "lines of the log are"
+            self._add(_Piece(one_line("error", f"{lines} {plural} lost: {self._reason}").encode(), lines))
+
+    def _add(self, piece: _Piece) -> None:
+        self._waiting.append(piece)
+        self._size += len(piece.text)
+
+    def _wake(self) -> None:
+        if not self._has_thread:
+            self._has_thread = True
+            # A log that nobody reads must not keep the process from ending.
+            threading.Thread(target=self._work, name="log", daemon=True).start()
+        if not self._busy:
+            self._busy = True
+            self._wakeups.put(None)
+
+    def _wait(self) -> None:
+        assert self._deadline is not None
+        self._written.wait_for(lambda: not self._busy, max(0.0, self._deadline - time.monotonic()))
+
+    # In the thread
+
+    def _work(self) -> None:
+        while True:
+            self._wakeups.get()
+            while self._write_some():
+                if self._deadline is None:
+                    time.sleep(_PAUSE)  # Lines that come close together cost one call.
+
+    def _write_some(self) -> bool:
+        problem = self._stream.look()
+        if problem:
+            self._complain(f"{problem}; the log goes on in the file that was moved away")
+        with self._lock:
+            if not self._waiting:
+                self._busy = False
+                self._written.notify_all()
+                return False
+            pieces, self._waiting = self._waiting, deque()
+        lost, reason = 0, ""
+        for together in _together(pieces):
+            try:
+                self._stream.write(b"".join(piece.text for piece in together))
+            except OSError as error:
+                lost += sum(piece.lines for piece in together)
+                reason = error.strerror
+        with self._lock:
+            self._size -= sum(len(piece.text) for piece in pieces)
+            if not lost and not self._waiting:
+                self._say_what_is_lost()
+            elif lost:
+                self._lost += lost
+                self._reason = reason
+        return True
+
+    def _complain(self, problem: str) -> None:
+        """Say it where it is seen: in the old file, and on standard error."""
+        text = one_line("error", problem).encode("utf-8", "backslashreplace")
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        poll = select.poll()
+        poll.register(2, select.POLLOUT)
+        if poll.poll(0):
+            with contextlib.suppress(OSError):
+                os.write(2, text[:_TOGETHER])
+
+
+def _together(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
+    """What to write at once."""
+    together: list[_Piece] = []
+    size = 0
+    for piece in pieces:
+        if together and size + len(piece.text) > _TOGETHER:
+            yield together
+            together, size = [], 0
+        together.append(piece)
+        size += len(piece.text)
+    yield together
