@@ -18,6 +18,9 @@ from hmac_file_server.log import LEVELS, printable
 from hmac_file_server.slots.secret import COMMAND, EXAMPLE_SECRET, is_placeholder
 from hmac_file_server.web.client import Network
 
+WORKER = "HMAC_FILE_SERVER_WORKER"
+"""In the environment of a worker, one process of several: the descriptor of the socket that it accepts from."""
+
 _LARGEST_FILE = 1 << 20
 _UNITS = {"": 1, "b": 1, "k": 1000, "kb": 1000, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9, "t": 10**12}
 _UNITS |= {"tb": 10**12, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}

@@ -16,7 +16,9 @@ _MARKS = ("Mn", "Mc")
 _MOST_MARKS = 2
 _FROM_THE_RIGHT = ("R", "AL", "AN")
 # Letters, symbols and marks that show nothing.
-_BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+_BLANK = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 
 # Twisted says so at each start by another user than the one that the installation belongs to.
 _CACHE = "Unable to write to plugin cache"
@@ -24,6 +26,10 @@ _CACHE = "Unable to write to plugin cache"
 
 class Out(Protocol):
     """What a log is written to."""
+
+    @property
+    def problem(self) -> str:
+        """Why it is not where it should be; empty if it is."""
 
     def write(self, text: str, /) -> Any:
         """Take some lines."""
@@ -89,8 +95,8 @@ def printable(text: str, keep: str = "") -> str:
     """Text with all escaped that a client could forge, break, hide or reorder a line with.
 
     That is what Unicode calls not printable (control and format characters, among them those that turn the direction
-    of text), letters that are written from right to left, since they turn what follows them, blank characters, and marks
-    that do not stand on a letter, or pile up on it.
+    of text), letters that are written from right to left, since they turn what follows them, blank characters, and
+    marks that do not stand on a letter, or pile up on it.
 
     :param keep: characters to leave as they are.
     """
@@ -113,7 +119,8 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def _stays(character: str) -> bool:
-    visible = character.isprintable() and not _BLANK.match(character)
+    # An enclosing mark (Me) covers what it stands on.
+    visible = character.isprintable() and not _BLANK.match(character) and unicodedata.category(character) != "Me"
     return visible and unicodedata.bidirectional(character) not in _FROM_THE_RIGHT
 
 

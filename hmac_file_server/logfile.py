@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from queue import SimpleQueue
+from typing import Any
 
 import attrs
 
@@ -71,13 +72,18 @@ class LogFile(Stream):
     The old one is kept as long as the new one can not be opened.
 
     :param path: appended to; made if it is not there.
+    :param descriptor: of the file that had this path, for a worker: what its parent could open it may not be able to
+        open any more.
     :raises OSError: if it can not be opened.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, descriptor: int = -1) -> None:
         self.path = path
-        self.is_stale = False
-        self._open()
+        self.is_stale = descriptor >= 0
+        if self.is_stale:
+            super().__init__(descriptor)
+        else:
+            self._open()
 
     def _open(self) -> None:
         flags = os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
@@ -93,11 +99,7 @@ class LogFile(Stream):
         self._is_torn = stat.S_ISREG(self._identity.st_mode) and _last_byte(self.path) not in (b"\n", b"")
 
     def look(self) -> str:
-        try:
-            moved = not os.path.samestat(os.stat(self.path), self._identity)
-        except OSError:
-            moved = True
-        if not (moved or self.is_stale):
+        if not (self.is_stale or self._is_moved()):
             self.problem = ""
             return ""
         old = self.descriptor
@@ -109,6 +111,12 @@ class LogFile(Stream):
         os.close(old)
         self.is_stale, self.problem = False, ""
         return ""
+
+    def _is_moved(self) -> bool:
+        try:
+            return not os.path.samestat(os.stat(self.path), self._identity)
+        except OSError:
+            return True
 
 
 def _last_byte(path: str) -> bytes:
@@ -152,11 +160,6 @@ class LogWriter:
     def problem(self) -> str:
         """Why the log is not where it should be; empty if it is."""
         return self._stream.problem
-
-    @property
-    def path(self) -> str:
-        """Of the file; empty for a stream."""
-        return self._stream.path if isinstance(self._stream, LogFile) else ""
 
     def fileno(self) -> int:
         """The descriptor that is written to, as of now."""
@@ -250,7 +253,7 @@ class LogWriter:
                 self._stream.write(b"".join(piece.text for piece in together))
             except OSError as error:
                 lost += sum(piece.lines for piece in together)
-                reason = error.strerror
+                reason = os.strerror(error.errno or 0)
         with self._lock:
             self._size -= sum(len(piece.text) for piece in pieces)
             if not lost and not self._waiting:
@@ -270,6 +273,37 @@ class LogWriter:
         if poll.poll(0):
             with contextlib.suppress(OSError):
                 os.write(2, text[:_TOGETHER])
+
+
+def open_log(path: str, given: Any, is_worker: bool = False) -> LogWriter:
+    """Where to log.
+
+    :param path: of the file; empty for what twist was given.
+    :param given: that; None if standard output is closed.
+    :param is_worker: whether standard output is what the parent logs to.
+    :raises OSError: if the file can not be opened.
+    """
+    _fill_standard_streams()
+    if path:
+        return LogWriter(LogFile(path, _take_standard_output() if is_worker else -1))
+    return LogWriter(Stream(os.open(os.devnull, os.O_WRONLY) if given is None else given.fileno()))
+
+
+def _take_standard_output() -> int:
+    taken, null = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    # Else it would hold the file for ever.
+    os.dup2(null, 1)
+    os.close(null)
+    return taken
+
+
+def _fill_standard_streams() -> None:
+    """Open what is closed, so that nobody writes there to a file or a client that got the number instead."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def _together(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import os
 import resource
-import signal
-import sys
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, fail
@@ -19,9 +17,10 @@ from twisted.python.failure import Failure
 from hmac_file_server.banner import banner
 from hmac_file_server.config import Config, ConfigError
 from hmac_file_server.listener import Listener, SharedListener
-from hmac_file_server.log import Lines
+from hmac_file_server.log import Lines, Out
 from hmac_file_server.metrics import Metrics, MetricsRoot, MetricsSite, Ready
 from hmac_file_server.notify import Notifier
+from hmac_file_server.signals import ignore_stopping
 from hmac_file_server.slots.secret import EXAMPLE_SECRET, weaknesses
 from hmac_file_server.slots.signature import Verifier
 from hmac_file_server.stores.faults import explain, is_lasting
@@ -66,7 +65,7 @@ class FileService(MultiService):
         address is taken.
     """
 
-    def __init__(self, config: Config, reactor: Any, out: TextIO = sys.stdout, shared: int | None = None) -> None:
+    def __init__(self, config: Config, reactor: Any, out: Out, shared: int | None = None) -> None:
         super().__init__()
         self._config = config
         self._reactor = reactor
@@ -103,8 +102,8 @@ class FileService(MultiService):
             resumption,
             Verifier([EXAMPLE_SECRET]) if EXAMPLE_SECRET in config.secrets else None,
         )
-        self._lines = Lines(out, config.log_level, reactor)
-        access = Access(metrics, reactor, self._lines)
+        self._out = out
+        access = Access(metrics, reactor, Lines(out, config.log_level))
         tree = root(config.upload_sub_dir, files, resumption)
         self._site = Site(tree, reactor, _limits(config), access.ended, access.turned_away)
         self._keeper.setServiceParent(self)
@@ -138,7 +137,7 @@ class FileService(MultiService):
 
     def _status(self) -> str:
         free = "" if self._room.free is None else f", {self._room.free >> 20} MiB free"
-        return f"{len(self._uploads.active)} uploads running{free}"
+        return f"{len(self._uploads.active)} uploads running{free}{log_status(self._out)}"
 
     def startService(self) -> None:
         """Listen, and say where."""
@@ -165,7 +164,7 @@ class FileService(MultiService):
         timeout = self._config.shutdown_timeout
         drained = self._listener.stopService().addCallback(lambda _: self._site.drain())
         late = self._reactor.callLater(timeout, self._cut)
-        ignore_signals()
+        ignore_stopping()
         return drained.addCallback(self._close, late)
 
     def _cut(self) -> None:
@@ -180,7 +179,6 @@ class FileService(MultiService):
         return idle.addCallback(lambda _: self._stop_rest())
 
     def _stop_rest(self) -> Deferred[None]:
-        self._lines.stop()
         closed: Deferred[None] = MultiService.stopService(self)
         return closed.addCallback(lambda _: self._store.close())
 
@@ -219,10 +217,9 @@ class FileService(MultiService):
         self._store_problem = problem
 
 
-def ignore_signals() -> None:
-    """The daemon is stopping already: being told so once more changes nothing."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def log_status(out: Out) -> str:
+    """What a line of status says of the log, where the log itself can not say it."""
+    return f"; {out.problem}" if out.problem else ""
 
 
 def open_store(config: Config) -> LocalStore:

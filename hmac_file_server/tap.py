@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
 import time
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from twisted.application.service import IService
 from twisted.python.usage import Options as UsageOptions
 
-from hmac_file_server import log
-from hmac_file_server.config import Config, ConfigError, load
+from hmac_file_server import log, signals
+from hmac_file_server.config import WORKER, Config, ConfigError, load
+from hmac_file_server.logfile import LogWriter, open_log
 
 _LARGEST_KEPT = 4 << 20
 
@@ -39,8 +41,8 @@ class Options(UsageOptions):
     def _direct_log(self, settings: Config) -> None:
         """Tell twist where and how to log; its own ``--log-file`` holds where LogFile is empty."""
         try:
-            if settings.log_file:
-                self.parent["logFile"] = log.open_log(settings.log_file)
+            given = self.parent.get("logFile")
+            self.parent["logFile"] = open_log(settings.log_file, given, is_worker=WORKER in os.environ)
         except OSError as error:
             reason = f"{error.strerror}; name a file that can be written, or leave it empty"
             raise ConfigError(settings.problem("LogFile", settings.log_file, reason)) from None
@@ -63,7 +65,11 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         reactor.callWhenRunning(gc.collect)
         reactor.callWhenRunning(gc.freeze)
         _keep_memory()
-    out = sys.stdout if options.parent is None else options.parent.get("logFile", sys.stdout)
+    given = {} if options.parent is None else options.parent
+    out = given["logFile"] if isinstance(given.get("logFile"), LogWriter) else open_log("", sys.stdout)
+    # However the process ends.
+    atexit.register(out.finish)
+    reactor.addSystemEventTrigger("after", "shutdown", out.finish)
     try:
         return _service(options, reactor, out)
     except ConfigError as error:
@@ -79,19 +85,21 @@ def _keep_memory() -> None:
     bytes(_LARGEST_KEPT)
 
 
-def _service(options: Options, reactor: Any, out: TextIO) -> IService:
+def _service(options: Options, reactor: Any, out: LogWriter) -> IService:
     config = options.config
     if config.workers == 1:
         from hmac_file_server.service import FileService
 
+        signals.decide(reactor, out.reopen)
         return FileService(config, reactor, out)
     from hmac_file_server.service import FileService
-    from hmac_file_server.workers import SOCKET, Parent, WorkersService
+    from hmac_file_server.workers import Parent, WorkersService
 
-    if SOCKET not in os.environ:
+    if WORKER not in os.environ:
+        signals.decide(reactor, out.reopen)
         return WorkersService(config, options["config"], reactor, out)
     Parent(reactor)
-    return FileService(config, reactor, out, shared=int(os.environ[SOCKET]))
+    return FileService(config, reactor, out, shared=int(os.environ[WORKER]))
 
 
 def fail(message: str) -> NoReturn:

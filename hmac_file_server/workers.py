@@ -8,7 +8,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from typing import Any, TextIO
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -22,17 +22,16 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from hmac_file_server.config import Config, ConfigError
+from hmac_file_server.config import WORKER, Config, ConfigError
 from hmac_file_server.listener import cannot_listen
+from hmac_file_server.logfile import LogWriter
 from hmac_file_server.metrics import MetricsRoot, Ready, describe_process
 from hmac_file_server.notify import Notifier
-from hmac_file_server.service import check_store, ignore_signals, open_store, say_hello, serve_metrics
+from hmac_file_server.service import check_store, log_status, open_store, say_hello, serve_metrics
+from hmac_file_server.signals import held_back, ignore_stopping, leave_to_parent
 from hmac_file_server.threads import Threads
 
 _log = Logger()
-
-SOCKET = "HMAC_FILE_SERVER_WORKER"
-"""In a worker's environment: the descriptor of the socket that it accepts from."""
 
 _DESCRIPTOR = 3
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0
@@ -49,7 +48,7 @@ class WorkersService(MultiService):
     :raises ConfigError: if StoreDir can not be a store, or the address not be shared.
     """
 
-    def __init__(self, config: Config, path: str, reactor: Any, out: TextIO) -> None:
+    def __init__(self, config: Config, path: str, reactor: Any, out: LogWriter) -> None:
         super().__init__()
         if config.listen.endpoint.startswith("ssl:"):
             reason = "several workers need a plain socket; let a proxy speak TLS, or set Workers = 1"
@@ -98,12 +97,13 @@ class WorkersService(MultiService):
         return [self._shared.fileno()] * config.workers
 
     def _status(self) -> str:
-        return f"{sum(worker.runs for worker in self._workers)} of {len(self._workers)} workers run"
+        running = sum(worker.runs for worker in self._workers)
+        return f"{running} of {len(self._workers)} workers run{log_status(self._out)}"
 
     def stopService(self) -> Deferred[None]:
         """Let all workers finish what runs within ShutdownTimeout."""
         self._draining = True
-        ignore_signals()
+        ignore_stopping()
         ended = DeferredList([worker.stopService() for worker in self._workers])
         return ended.addCallback(lambda _: self._close())
 
@@ -121,13 +121,14 @@ class WorkersService(MultiService):
 
     def spawn(self, worker: Worker, descriptor: int) -> Any:
         """Start a worker's process."""
-        out = getattr(self._out, "fileno", lambda: 1)()
-        command = [sys.executable, "-m", "twisted", "hmac-file-server", "--config", self._path]
+        # Only what the parent would import: not what lies in the folder in which it was started.
+        command = [sys.executable, "-P", "-m", "twisted", "hmac-file-server", "--config", self._path]
         unset = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
         environment = {name: value for name, value in os.environ.items() if name not in unset}
-        environment |= {SOCKET: str(_DESCRIPTOR), "PROMETHEUS_MULTIPROC_DIR": self._figures}
-        descriptors = {0: "w", 1: out, 2: out, _DESCRIPTOR: descriptor}
-        return self._reactor.spawnProcess(worker, sys.executable, command, environment, childFDs=descriptors)
+        environment |= {WORKER: str(_DESCRIPTOR), "PROMETHEUS_MULTIPROC_DIR": self._figures}
+        descriptors = {0: "w", 1: self._out.fileno(), 2: 2, _DESCRIPTOR: descriptor}
+        with held_back():
+            return self._reactor.spawnProcess(worker, sys.executable, command, environment, childFDs=descriptors)
 
     def later(self, seconds: float, call: Any) -> IDelayedCall:
         """Call something later."""
@@ -233,8 +234,8 @@ class Parent:
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        # What a terminal or a service manager sends to all processes is for the parent to decide about.
-        reactor.callWhenRunning(ignore_signals)
+        # When the reactor has set its own handlers.
+        reactor.callWhenRunning(leave_to_parent)
         reactor.addReader(self)
 
     def fileno(self) -> int:

@@ -44,6 +44,12 @@ ROOT = Path(__file__).parent.parent
 # Requests
 
 
+class Kept(io.StringIO):
+    """A log that is looked at afterwards."""
+
+    problem = ""
+
+
 class Transport(StringTransport):
     """As forgiving as a real transport: what comes too late does nothing."""
 
@@ -110,7 +116,7 @@ class Fuzzed:
             "MinFreeSpace = 0\nFsync = false\nMaxUploadSize = 100000\nChunkSize = 4096\n"
         )
         self.reactor = MemoryReactorClock()
-        self._lines = io.StringIO()
+        self._lines = Kept()
         self._patch = pytest.MonkeyPatch()
         self._patch.setattr(Threads, "run", lambda threads, function: self._in_thread(function))
         self._service = FileService(load(str(config)), self.reactor, self._lines)
