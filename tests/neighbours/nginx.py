@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import socket
-import ssl
 from pathlib import Path
 
-from tests.neighbours.program import PATH, Program, certificate, example
-from tests.support import DEADLINE, Wire, free_port
+from tests.neighbours.program import example, find
+from tests.neighbours.proxy import NAME, Proxy
 
 _CONFIG = """
 daemon off;
@@ -27,48 +24,25 @@ http {{
 }}
 """
 
-NAME = "upload.example.com"
+BUFFERED = ("buffering off;", "buffering on;")
+HTTP_1_0 = ('        proxy_http_version 1.1;\n        proxy_set_header Connection "";\n', "")
 
 
-class Nginx:
-    """nginx on TLS. Its workers run as nobody, who can not write where it would buffer to.
+class Nginx(Proxy):
+    """nginx. Its workers run as nobody, who can not write where it would buffer to, unless that is open to all."""
 
-    :param backend: where the daemon listens, as ``server`` in an ``upstream`` block takes it.
-    :param mistakes: what to replace in the example, by what.
-    """
-
-    def __init__(self, folder: Path, backend: str, *mistakes: tuple[str, str]) -> None:
-        self.port = free_port()
-        self.folder = folder
-        self._certificate, key = certificate(folder, NAME)
+    def prepare(self, backend: str) -> list[str | Path]:
         live = f"/etc/letsencrypt/live/{NAME}"
         site = example(
             "nginx/hmac-file-server.conf",
             ("    server [::1]:8080;", f"    server {backend};"),
-            ("    listen [::]:443 ssl;\n", ""),
-            ("listen 443 ssl;", f"listen 127.0.0.1:{self.port} ssl;"),
-            (f"{live}/fullchain.pem", str(self._certificate)),
-            (f"{live}/privkey.pem", str(key)),
-            *mistakes,
+            ("    listen [::]:443 ssl http2;\n", ""),
+            ("listen 443 ssl http2;", f"listen 127.0.0.1:{self.port} ssl http2;"),
+            (f"{live}/fullchain.pem", str(self.certificate)),
+            (f"{live}/privkey.pem", str(self.key)),
+            *self.changes,
         )
-        (folder / "hmac-file-server.conf").write_text(site)
-        config = folder / "nginx.conf"
-        config.write_text(_CONFIG.format(folder=folder))
-        nginx = shutil.which("nginx", path=PATH)
-        assert nginx
-        self.program = Program(folder, [nginx, "-c", config, "-p", folder, "-e", "stderr"]).listens(self.port)
-
-    def wire(self, source: str = "127.0.0.1") -> Wire:
-        """A connection through TLS.
-
-        :param source: the client's own address.
-        """
-        return _TLSWire(self.port, self._certificate, source)
-
-
-class _TLSWire(Wire):
-    def __init__(self, port: int, authority: Path, source: str) -> None:
-        context = ssl.create_default_context(cafile=str(authority))
-        plain = socket.create_connection(("127.0.0.1", port), DEADLINE, (source, 0))
-        self.socket = context.wrap_socket(plain, server_hostname=NAME)
-        self._buffer = bytearray()
+        (self.folder / "hmac-file-server.conf").write_text(site)
+        config = self.folder / "nginx.conf"
+        config.write_text(_CONFIG.format(folder=self.folder))
+        return [find("nginx"), "-c", config, "-p", self.folder, "-e", "stderr"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -65,6 +66,13 @@ class Program:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def find(program: str) -> str:
+    """Where a program is, in the folders of the system's own too."""
+    found = shutil.which(program, path=PATH)
+    assert found, f"{program} is not installed"
+    return found
 
 
 def run(*command: str | Path, cwd: Path | None = None, stdin: str = "") -> str:

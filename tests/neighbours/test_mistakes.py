@@ -11,9 +11,10 @@ from slixmpp.plugins.xep_0363.http_upload import HTTPError
 from hmac_file_server.slots.secret import EXAMPLE_SECRET
 from tests.neighbours import xmpp
 from tests.neighbours.ejabberd import Ejabberd, need_ejabberd
-from tests.neighbours.nginx import NAME, Nginx
+from tests.neighbours.nginx import Nginx
 from tests.neighbours.program import Program
 from tests.neighbours.prosody import Prosody, need_prosody
+from tests.neighbours.proxy import NAME
 from tests.support import SECRET, Daemon, Wire, eventually, free_port, need, put_target
 
 FILE_SHARE = f"""
@@ -126,7 +127,7 @@ def test_nginx(
     need("nginx", "openssl")
     daemon = make_daemon().start()
     mistakes = list(zip(changes[::2], changes[1::2], strict=True))
-    nginx = Nginx(tmp_path, f"127.0.0.1:{daemon.port}", *mistakes)
+    nginx = Nginx(tmp_path, daemon, *mistakes)
     try:
         head = f"PUT {put_target('slot/photo.jpg', 5)} HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 5\r\n\r\n"
         with nginx.wire() as wire:
@@ -147,7 +148,7 @@ def test_the_example_through_nginx(make_daemon: Callable[..., Daemon], tmp_path:
     daemon = make_daemon(Secret=EXAMPLE_SECRET.decode()).start()
     target = put_target("slot/photo.jpg", 5, secret=EXAMPLE_SECRET.decode())
     head = f"PUT {target} HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 5\r\n\r\nhello".encode()
-    nginx = Nginx(tmp_path, f"127.0.0.1:{daemon.port}")
+    nginx = Nginx(tmp_path, daemon)
     try:
         with nginx.wire() as wire:
             assert wire.send(head).answer().status == 403
