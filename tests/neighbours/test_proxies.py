@@ -16,20 +16,17 @@ from urllib.parse import quote
 import attrs
 import pytest
 
-from tests import support
 from tests.neighbours.apache import Apache
 from tests.neighbours.caddy import Caddy
 from tests.neighbours.haproxy import HAProxy
 from tests.neighbours.nginx import BUFFERED, HTTP_1_0, Nginx
 from tests.neighbours.proxy import Http1, Http2, Proxy
 from tests.neighbours.xmpp import AWKWARD_NAMES
-from tests.support import Answer, Daemon, eventually, need
+from tests.support import Answer, Daemon, eventually, need, put_target
 
 MIB = 1 << 20
 MOST = 8 * MIB
 RESERVED = ".hmac-file-server"
-# The example's is refused at a Unix socket, which may be open to all.
-SECRET = "correct-horse-battery-staple"
 
 Client = Http1 | Http2
 
@@ -97,7 +94,6 @@ def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     settings = {"ListenPort": f"unix:{folder}/http.sock:mode=666"} if setup.unix else {}
     daemon = Daemon(
         tmp_path_factory.mktemp("daemon"),
-        Secret=SECRET,
         MaxUploadSize=MOST,
         ProxiesPass104=setup.passes_104,
         **settings,
@@ -137,10 +133,6 @@ def ask(
     if body:
         client.send(body)
     return client.final()
-
-
-def put_target(path: str, size: int) -> str:
-    return support.put_target(path, size, secret=SECRET)
 
 
 def upload(client: Client, slot: str, body: bytes, **headers: str) -> Answer:
