@@ -38,7 +38,7 @@ class _Job:
     done: Deferred[Any] = attrs.field(factory=Deferred)
     steps: Steps | None = None
     wish: Wish = ()
-    error: OSError | None = None
+    error: BaseException | None = None
     outcome: Any = None
 
 
@@ -74,24 +74,27 @@ class Threads:
     def run(self, function: Callable[[], T]) -> Deferred[T]:
         """Run a blocking function; the Deferred fires in the reactor's thread."""
         job = _Job(function)
-        self._jobs.append(job)
         if not self._is_new:
             # When the reactor has done all that is at hand: until then the two would only be in each other's way.
-            self._is_new = True
             self._reactor.callLater(0, self._begin)
+            self._is_new = True
+        self._jobs.append(job)
         return job.done
 
     def _wake(self) -> None:
-        """Let one more thread work, if there may be one more. Needs the lock."""
+        """Let one more thread work, if there may be and can be one more. Needs the lock."""
         if self._busy >= self._most:
             return
-        self._busy += 1
-        if self._threads >= self._busy:
+        if self._threads > self._busy:
             self._wakeups.put(None)
-            return
-        self._threads += 1
-        # A thread that a dead disk never gives back must not keep the process from ending.
-        threading.Thread(target=self._work, name=self._name, daemon=True).start()
+        else:
+            try:
+                # A thread that a dead disk never gives back must not keep the process from ending.
+                threading.Thread(target=self._work, name=self._name, daemon=True).start()
+            except (RuntimeError, MemoryError):
+                return  # The system has none to give: the reactor's next look tries again.
+            self._threads += 1
+        self._busy += 1
 
     # In the reactor's thread
 
@@ -170,12 +173,10 @@ class Threads:
         """Make a call, up to its end or its next flush."""
         try:
             if isinstance(job.function, Stepwise):
-                if job.steps is None:
-                    job.steps = job.function.begin()
-                job.wish = next(job.steps) if job.error is None else job.steps.throw(job.error)
-                waiting.append(job)
-                return
-            if isinstance(job.function, Bulk):
+                if self._step(job, job.function):
+                    waiting.append(job)
+                    return
+            elif isinstance(job.function, Bulk):
                 self._leave()
                 try:
                     job.outcome = job.function()
@@ -183,13 +184,22 @@ class Threads:
                     self._return()
             else:
                 job.outcome = job.function()
-        except StopIteration:
-            pass
         except BaseException:
             job.outcome = Failure()
         self._finished.append(job)
         if len(self._finished) >= _MANY_RESULTS:
             self._tell()
+
+    @staticmethod
+    def _step(job: _Job, function: Stepwise) -> bool:
+        """Go on to the next flush; False at the end."""
+        if job.steps is None:
+            job.steps = function.begin()
+        try:
+            job.wish = next(job.steps) if job.error is None else job.steps.throw(job.error)
+        except StopIteration:
+            return False
+        return True
 
     def _flush(self, jobs: list[_Job]) -> None:
         """Flush what the calls wait for."""
@@ -198,7 +208,12 @@ class Threads:
         for job in jobs:
             by_flusher.setdefault(job.function.flusher, []).append(job)
         for flusher, alike in by_flusher.items():
-            for job, error in zip(alike, flusher.flush_all([job.wish for job in alike]), strict=True):
+            errors: list[OSError | None] | list[BaseException]
+            try:
+                errors = flusher.flush_all([job.wish for job in alike])
+            except BaseException as error:  # Nobody knows what is safe: the calls themselves clean up.
+                errors = [error] * len(alike)
+            for job, error in zip(alike, errors, strict=True):
                 job.error = error
         self._return()
 

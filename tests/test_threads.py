@@ -101,6 +101,66 @@ def test_results_and_failures(reactor: Reactor) -> None:
     assert reactor.wait_for(threads.run(lambda: 1 // 0)).check(ZeroDivisionError)
 
 
+def test_a_plain_stop_iteration_is_a_failure(reactor: Reactor) -> None:
+    """What a call raises is never taken for its end."""
+    threads = Threads(reactor, 1, "test")
+    assert reactor.wait_for(threads.run(lambda: next(iter(())))).check(StopIteration)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
+def test_no_thread_can_be_started_for_a_while(
+    reactor: Reactor, gate: Gate, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """While the system has no more threads calls wait, or are done by the threads there are; afterwards all is well."""
+    threads = Threads(reactor, 2, "test")
+    with monkeypatch.context() as patch:
+
+        def start(thread: threading.Thread) -> None:
+            raise error
+
+        patch.setattr(threading.Thread, "start", start)
+        waits = threads.run(lambda: "done")
+        for _ in range(10):
+            reactor.advance(0.01)
+        assert not waits.called
+    reactor.advance(0.01)
+    assert reactor.wait_for(waits) == "done"
+    stuck = threads.run(gate)
+    reactor.advance(0)
+    gate.wait_until_entered()
+    behind = threads.run(lambda: "done")
+    while not behind.called:
+        reactor.advance(0.01)
+    gate.open()
+    assert reactor.wait_for(stuck) is None
+
+
+@pytest.mark.parametrize("flushed_by", ["the pool", "the call"])
+def test_a_flush_that_raises_whatever(
+    reactor: Reactor, flusher: Flusher, monkeypatch: pytest.MonkeyPatch, flushed_by: str
+) -> None:
+    """A flush that fails in a way that nobody expects fails its calls, which can clean up, and ends no thread."""
+    threads, cleaned = Threads(reactor, 1, "test"), []
+
+    def flush_all(wishes: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(flusher, "flush_all", flush_all)
+
+    def steps() -> Steps:
+        try:
+            yield [0]
+        finally:
+            cleaned.append(True)
+
+    call = Stepwise(steps, flusher)
+    function = call if flushed_by == "the pool" else lambda: call()
+    results = [threads.run(function) for _ in range(2)]
+    assert all(reactor.wait_for(result).check(MemoryError) for result in results)
+    assert cleaned == [True, True]
+    assert reactor.wait_for(threads.run(lambda: "done")) == "done"
+
+
 def test_one_thread_is_enough_for_quick_calls(reactor: Reactor) -> None:
     """Calls that do not wait run one after the other, in their order, in one thread."""
     threads = Threads(reactor, 8, "test")

@@ -17,7 +17,7 @@ Wish = Sequence[int]
 """Descriptors of files and folders that must be on the disk."""
 
 Steps = Generator[Wish, None, None]
-"""Work that yields what must be on the disk before it goes on; an OSError that is thrown in says that it is not."""
+"""Work that yields what must be on the disk before it goes on; an error that is thrown in says that it is not."""
 
 _SEVERAL = 3
 _SLOW = 0.25
@@ -116,14 +116,17 @@ class Stepwise:
 
 def run_alone(steps: Steps, flusher: Flusher | None) -> None:
     """Run the steps, and flush what they yield."""
-    error: OSError | None = None
+    error: BaseException | None = None
     while True:
         try:
             wish = next(steps) if error is None else steps.throw(error)
         except StopIteration:
             return
         assert flusher is not None
-        (error,) = flusher.flush_all([wish])
+        try:
+            (error,) = flusher.flush_all([wish])
+        except BaseException as unexpected:  # The steps clean up.
+            error = unexpected
 
 
 def _fsync_all(wish: Wish, flushed: dict[int, OSError | None]) -> OSError | None:
