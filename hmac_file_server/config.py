@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import json
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -187,6 +188,8 @@ class Config:
     shutdown_timeout: float = _key("ShutdownTimeout", _seconds(0, 86400), 30)
     file: str = attrs.field(default="", kw_only=True)
     warnings: tuple[str, ...] = attrs.field(default=(), kw_only=True)
+    handed_down: bytes = attrs.field(default=b"", kw_only=True, repr=False, eq=False)
+    """One line for a worker, which then has the very same settings, whatever has become of the files."""
 
     def problem(self, key: str, value: object, reason: str) -> str:
         """One line that names the file, the key, its value and the remedy."""
@@ -197,12 +200,13 @@ _FIELDS = {field.metadata["name"].lower(): field for field in attrs.fields(Confi
 _NAMES = [field.metadata["name"] for field in _FIELDS.values()] + ["SecretFile"]
 
 
-def load(path: str) -> Config:
+def load(path: str, handed_down: bytes | None = None) -> Config:
     """Read a configuration file.
 
+    :param handed_down: what stands for its content, from :attr:`Config.handed_down`.
     :raises ConfigError: with one line for the operator.
     """
-    given, warnings = _known_keys(path, _read(path))
+    given, warnings = _known_keys(path, _read(path) if handed_down is None else json.loads(handed_down))
     if "unixsocket" in given:
         name, value = given.pop("unixsocket")
         if _checked(path, name, value, _flag):
@@ -224,7 +228,7 @@ def load(path: str) -> Config:
     ):
         if _FIELDS[lower].name not in settings:
             raise ConfigError(f"{path}: {_FIELDS[lower].metadata['name']} is missing; {remedy}")
-    config = Config(file=path, warnings=tuple(warnings), **settings)
+    config = Config(file=path, warnings=tuple(warnings), handed_down=_to_hand_down(given, settings), **settings)
     if any(map(is_placeholder, config.secrets)):
         reason = f"is a placeholder, which everybody knows; choose your own (this prints one: {COMMAND})"
         raise ConfigError(f"{path}: {given['secret'][0]}: {reason}")
@@ -232,6 +236,16 @@ def load(path: str) -> Config:
         reason = "is the secret of the example, which everybody knows; choose your own, or listen on [::1] only"
         raise ConfigError(_line(path, "Secret", "", reason))
     return config
+
+
+def _to_hand_down(given: Mapping[str, tuple[str, Any]], settings: Mapping[str, Any]) -> bytes:
+    values = {}
+    for lower, (_, value) in given.items():
+        field = _FIELDS[lower]
+        setting = settings[field.name]
+        # An endpoint holds no name that the worker would have to resolve.
+        values[field.metadata["name"]] = setting.endpoint if isinstance(setting, Listen) else value
+    return json.dumps(values).encode("ascii") + b"\n"
 
 
 def _read(path: str) -> dict[str, Any]:

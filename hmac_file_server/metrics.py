@@ -122,17 +122,20 @@ def describe_process(registry: CollectorRegistry) -> None:
 
 
 class Ready:
-    """Whether the daemon can take uploads; the text says why not, empty if it can."""
+    """Whether the daemon can take uploads.
 
-    def __init__(self, draining: Callable[[], bool], check_store: Callable[[], Deferred[None]]) -> None:
-        self._draining = draining
+    :param why_not: says why it can not whatever the store says, or nothing.
+    """
+
+    def __init__(self, why_not: Callable[[], str], check_store: Callable[[], Deferred[None]]) -> None:
+        self._why_not = why_not
         self._check_store = check_store
 
     def problem(self) -> Deferred[str]:
-        """Ask the store; fires with what is wrong."""
-        if self._draining():
+        """Ask the store; fires with what is wrong, empty if nothing is."""
+        if why := self._why_not():
             result: Deferred[str] = Deferred()
-            result.callback("stopping")
+            result.callback(why)
             return result
         return self._check_store().addCallbacks(lambda _: "", lambda failure: f"store: {failure.value}")
 

@@ -115,7 +115,7 @@ class FileService(MultiService):
             return
         self._listener = Listener(config, "ListenPort", config.listen, self._site, reactor)
         self._listener.setServiceParent(self)
-        ready = Ready(lambda: self._site.draining, self._check_store)
+        ready = Ready(lambda: "stopping" if self._site.draining else "", self._check_store)
         serve_metrics(self, config, MetricsRoot(metrics.registry, ready), reactor)
         # The last to start: by then all listen.
         Notifier(reactor, os.environ, self._status).setServiceParent(self)

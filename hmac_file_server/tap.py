@@ -15,6 +15,7 @@ from twisted.python.usage import Options as UsageOptions
 from hmac_file_server import log, signals
 from hmac_file_server.config import WORKER, Config, ConfigError, load
 from hmac_file_server.logfile import LogWriter, open_log
+from hmac_file_server.parent import Parent, receive_settings
 
 _LARGEST_KEPT = 4 << 20
 
@@ -32,7 +33,7 @@ class Options(UsageOptions):
     def postOptions(self) -> None:
         """Load the configuration, before anything listens; on an error say it in one line and exit."""
         try:
-            self.config = load(self["config"])
+            self.config = load(self["config"], receive_settings() if WORKER in os.environ else None)
             if self.parent is not None:
                 self._direct_log(self.config)
         except ConfigError as error:
@@ -86,20 +87,18 @@ def _keep_memory() -> None:
 
 
 def _service(options: Options, reactor: Any, out: LogWriter) -> IService:
-    config = options.config
-    if config.workers == 1:
-        from hmac_file_server.service import FileService
-
-        signals.decide(reactor, out.reopen)
-        return FileService(config, reactor, out)
     from hmac_file_server.service import FileService
-    from hmac_file_server.workers import Parent, WorkersService
 
-    if WORKER not in os.environ:
-        signals.decide(reactor, out.reopen)
-        return WorkersService(config, options["config"], reactor, out)
-    Parent(reactor)
-    return FileService(config, reactor, out, shared=int(os.environ[WORKER]))
+    config = options.config
+    if WORKER in os.environ:
+        Parent(reactor)
+        return FileService(config, reactor, out, shared=int(os.environ[WORKER]))
+    signals.decide(reactor, out.reopen)
+    if config.workers == 1:
+        return FileService(config, reactor, out)
+    from hmac_file_server.workers import WorkersService
+
+    return WorkersService(config, options["config"], reactor, out)
 
 
 def fail(message: str) -> NoReturn:

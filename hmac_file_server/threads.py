@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -208,11 +208,11 @@ class Threads:
         for job in jobs:
             by_flusher.setdefault(job.function.flusher, []).append(job)
         for flusher, alike in by_flusher.items():
-            errors: list[OSError | None] | list[BaseException]
+            errors: Sequence[BaseException | None]
             try:
                 errors = flusher.flush_all([job.wish for job in alike])
-            except BaseException as error:  # Nobody knows what is safe: the calls themselves clean up.
-                errors = [error] * len(alike)
+            except BaseException as unexpected:  # Nobody knows what is safe: the calls themselves clean up.
+                errors = [unexpected] * len(alike)
             for job, error in zip(alike, errors, strict=True):
                 job.error = error
         self._return()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import socket
@@ -15,12 +14,11 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.error import CannotListenError, ReactorNotRunning
-from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from hmac_file_server.config import WORKER, Config, ConfigError
 from hmac_file_server.listener import cannot_listen
@@ -28,7 +26,7 @@ from hmac_file_server.logfile import LogWriter
 from hmac_file_server.metrics import MetricsRoot, Ready, describe_process
 from hmac_file_server.notify import Notifier
 from hmac_file_server.service import check_store, log_status, open_store, say_hello, serve_metrics
-from hmac_file_server.signals import held_back, ignore_stopping, leave_to_parent
+from hmac_file_server.signals import held_back, ignore_stopping
 from hmac_file_server.threads import Threads
 
 _log = Logger()
@@ -43,7 +41,7 @@ _BACKLOG = 1024
 class WorkersService(MultiService):
     """Starts the workers, and serves the figures of all of them.
 
-    :param path: of the configuration file, which each worker reads.
+    :param path: of the configuration file, which a worker names where it complains of it.
     :param out: where all log.
     :raises ConfigError: if StoreDir can not be a store, or the address not be shared.
     """
@@ -63,7 +61,7 @@ class WorkersService(MultiService):
         registry = CollectorRegistry()
         describe_process(registry)
         MultiProcessCollector(registry, self._figures)
-        ready = Ready(lambda: self._draining, lambda: check_store(self._store, self._looker, reactor))
+        ready = Ready(self._why_not_ready, lambda: check_store(self._store, self._looker, reactor))
         serve_metrics(self, config, MetricsRoot(registry, ready), reactor)
 
     def startService(self) -> None:
@@ -95,6 +93,11 @@ class WorkersService(MultiService):
         self._shared = opened[0]
         self._shared.stopReading()
         return [self._shared.fileno()] * config.workers
+
+    def _why_not_ready(self) -> str:
+        if self._draining:
+            return "stopping"
+        return "" if any(worker.runs for worker in self._workers) else "no worker runs"
 
     def _status(self) -> str:
         running = sum(worker.runs for worker in self._workers)
@@ -129,6 +132,11 @@ class WorkersService(MultiService):
         descriptors = {0: "w", 1: self._out.fileno(), 2: 2, _DESCRIPTOR: descriptor}
         with held_back():
             return self._reactor.spawnProcess(worker, sys.executable, command, environment, childFDs=descriptors)
+
+    @property
+    def settings(self) -> bytes:
+        """What a worker has instead of reading the configuration file, which somebody may have changed."""
+        return self._config.handed_down
 
     def later(self, seconds: float, call: Any) -> IDelayedCall:
         """Call something later."""
@@ -176,8 +184,22 @@ class Worker(Service, ProcessProtocol):
     def _start(self) -> None:
         self._timer = None
         self._begun = self._service.now()
-        self.runs = True
-        self._service.spawn(self, self._descriptor)
+        try:
+            self._service.spawn(self, self._descriptor)
+        except Exception as error:  # no descriptors, processes or memory for the moment
+            self._start_again(f"can not be started ({error})")
+        else:
+            self.runs = True
+
+    def _start_again(self, why: str) -> None:
+        _log.error(
+            "worker {number} {why} and is started again in {pause:g} s",
+            number=self._number,
+            why=why,
+            pause=self._pause,
+        )
+        self._timer = self._service.later(self._pause, self._start)
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     def processEnded(self, reason: Failure) -> None:
         self.runs = False
@@ -190,17 +212,11 @@ class Worker(Service, ProcessProtocol):
             return
         if self._service.now() - self._begun > _LIVED_LONG:
             self._pause = _FIRST_PAUSE
-        _log.error(
-            "worker {number} has ended ({reason}) and is started again in {pause:g} s",
-            number=self._number,
-            reason=reason.getErrorMessage(),
-            pause=self._pause,
-        )
-        self._timer = self._service.later(self._pause, self._start)
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        self._start_again(f"has ended ({reason.getErrorMessage()})")
 
     def connectionMade(self) -> None:
         self._pid = self.transport.pid
+        self.transport.write(self._service.settings)
 
     def stopService(self) -> Deferred[None]:
         """Fires when the process is gone."""
@@ -226,31 +242,6 @@ class Worker(Service, ProcessProtocol):
 
 class _Nothing(Factory):
     noisy = False
-
-
-@implementer(IReadDescriptor)
-class Parent:
-    """Stops this worker when its parent asks for it, or is gone."""
-
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
-        # When the reactor has set its own handlers.
-        reactor.callWhenRunning(leave_to_parent)
-        reactor.addReader(self)
-
-    def fileno(self) -> int:
-        return 0
-
-    def logPrefix(self) -> str:
-        return "parent"
-
-    def doRead(self) -> None:
-        os.read(0, 1024)
-
-    def connectionLost(self, reason: Failure) -> None:
-        """The pipe from the parent is closed."""
-        with contextlib.suppress(ReactorNotRunning):
-            self._reactor.stop()
 
 
 def _reuse_port(host: str, port: int) -> int:

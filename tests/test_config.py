@@ -116,6 +116,25 @@ def test_values(path: Path, line: str, field: str, value: object) -> None:
     assert getattr(read(path, needed + line), field) == value
 
 
+@pytest.mark.parametrize(
+    "listen", [":8080", "[::1]:8080", "localhost:8080", "unix:/run/a.sock:mode=660", "systemd:domain=INET6:index=0"]
+)
+def test_what_is_handed_down(path: Path, listen: str) -> None:
+    """A worker has the settings of its parent, without a look at the files."""
+    secret = path.with_name("secret")
+    secret.write_text("orbit9-\u00fc-hollow23\n")
+    settings = f'SecretFile = "{secret}"\nlistenport = "{listen}"\nStoreDir = "/srv/\u00e4"\n'
+    config = read(
+        path, settings + 'MaxUploadSize = "10GB"\nTrustedProxies = ["10.1.2.3/8"]\nRedisAddr = "localhost:1"'
+    )
+    secret.unlink()
+    path.unlink()
+    handed = load(str(path), config.handed_down)
+    assert handed.listen.endpoint == config.listen.endpoint
+    assert attrs.evolve(handed, listen=config.listen) == config
+    assert config.handed_down.count(b"\n") == 1
+
+
 def test_configuration_of_prosody_filer(path: Path) -> None:
     """prosody-filer's config.toml works unchanged."""
     config = read(

@@ -21,7 +21,9 @@ class Scraper:
 
     def __init__(self, draining: bool = False, store: Deferred[None] | None = None) -> None:
         self.metrics = Metrics()
-        root = MetricsRoot(self.metrics.registry, Ready(lambda: draining, lambda: store or succeed(None)))
+        root = MetricsRoot(
+            self.metrics.registry, Ready(lambda: "stopping" if draining else "", lambda: store or succeed(None))
+        )
         self._protocol = MetricsSite(root, reactor=MemoryReactorClock()).buildProtocol(None)
         self.transport = StringTransport()
         self._protocol.makeConnection(self.transport)

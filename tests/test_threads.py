@@ -111,7 +111,7 @@ def test_a_plain_stop_iteration_is_a_failure(reactor: Reactor) -> None:
 def test_no_thread_can_be_started_for_a_while(
     reactor: Reactor, gate: Gate, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """While the system has no more threads calls wait, or are done by the threads there are; afterwards all is well."""
+    """While the system has no more threads calls wait; afterwards all is well."""
     threads = Threads(reactor, 2, "test")
     with monkeypatch.context() as patch:
 
@@ -154,7 +154,7 @@ def test_a_flush_that_raises_whatever(
             cleaned.append(True)
 
     call = Stepwise(steps, flusher)
-    function = call if flushed_by == "the pool" else lambda: call()
+    function = call if flushed_by == "the pool" else call.__call__
     results = [threads.run(function) for _ in range(2)]
     assert all(reactor.wait_for(result).check(MemoryError) for result in results)
     assert cleaned == [True, True]

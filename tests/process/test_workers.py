@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import re
+import resource
 import signal
 import socket
 import stat
@@ -31,6 +33,13 @@ def started(daemon: Daemon, count: int) -> Daemon:
     """Wait until so many workers accept clients."""
     eventually(lambda: daemon.log.count("Starting reactor") >= count + 1, what="all workers run")
     return daemon
+
+
+def ignores(pid: int, number: int) -> bool:
+    """Whether a process ignores a signal."""
+    found = re.search(r"^SigIgn:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found
+    return bool(int(found[1], 16) >> (number - 1) & 1)
 
 
 @pytest.fixture
@@ -85,6 +94,62 @@ def test_a_worker_that_dies(daemon: Daemon) -> None:
     assert daemon.metric(UPLOADS) == 10
 
 
+def test_a_worker_that_can_not_be_started_for_a_while(daemon: Daemon) -> None:
+    """While the system refuses a new process the parent says so, and tries again until it has one."""
+    no_pipe(daemon)
+    for pid in workers(daemon):
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: daemon.log.count("can not be started") >= 2, what="the parent complains")
+    assert ready(daemon) == (503, "no worker runs\n")
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE))
+    eventually(lambda: len(workers(daemon)) == 2, what="both workers run again")
+    assert daemon.put("slot/a.bin", b"hello").status == 201
+    eventually(lambda: ready(daemon)[0] == 200)
+    assert daemon.stop() in (0, -signal.SIGTERM)
+
+
+def test_stop_while_no_worker_can_be_started(daemon: Daemon) -> None:
+    """SIGTERM ends a parent whose workers could not be started again."""
+    no_pipe(daemon)
+    for pid in workers(daemon):
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: daemon.log.count("can not be started") >= 2, what="the parent complains")
+    assert daemon.stop() in (0, -signal.SIGTERM)
+
+
+def test_a_new_worker_has_its_parents_settings(make_daemon: MakeDaemon, tmp_path: Path) -> None:
+    """Whatever has become of the configuration's files meanwhile, a worker that is started again is as the others."""
+    secret = tmp_path / "secret"
+    secret.write_text("a secret \u00fc\n")
+    daemon = started(make_daemon(Workers=2, SecretFile=str(secret)).start(), 2)
+    daemon.config.write_text("this is no configuration")
+    secret.write_text("another")
+    for pid in workers(daemon):
+        os.kill(pid, signal.SIGKILL)
+    target = put_target("slot/a.bin", 5, secret="a secret \u00fc")
+    assert daemon.request("PUT", target, b"hello").status == 201
+    eventually(lambda: len(workers(daemon)) == 2)
+
+
+def no_pipe(daemon: Daemon) -> None:
+    """Leave the parent, once its workers are gone, one free descriptor: enough to be asked, but not for a process."""
+    folder = f"/proc/{daemon.pid}/fd"
+    files = {int(name): os.readlink(f"{folder}/{name}") for name in os.listdir(folder)}
+    # It has one end of the pipe to each worker, and both of that by which it wakes itself.
+    ends = collections.Counter(files.values())
+    taken = {number for number, file in files.items() if not (file.startswith("pipe:") and ends[file] == 1)}
+    assert len(files) == len(taken) + 2
+    _, second = [number for number in range(len(files)) if number not in taken][:2]
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (second, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+
+def ready(daemon: Daemon) -> tuple[int, str]:
+    """What /readyz answers."""
+    with Wire(daemon.metrics_port) as wire:
+        answer = wire.send(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n").answer()
+        return answer.status, answer.body.decode()
+
+
 def test_stop_lets_uploads_finish(daemon: Daemon) -> None:
     """On SIGTERM uploads that run on any worker finish, and then nothing is left of the daemon."""
     pids = workers(daemon)
@@ -113,6 +178,8 @@ def test_parent_is_killed(daemon: Daemon) -> None:
 
 def test_terminal_interrupt(daemon: Daemon) -> None:
     """Ctrl-C, which reaches all processes, ends the daemon in order and without a traceback."""
+    daemon.metric(UPLOADS)  # The parent's reactor turns.
+    eventually(lambda: all(ignores(pid, signal.SIGINT) for pid in workers(daemon)))
     for pid in [*workers(daemon), daemon.pid]:
         os.kill(pid, signal.SIGINT)
     assert daemon.stop(signal.SIGCONT) in (0, -signal.SIGINT)
