@@ -53,7 +53,7 @@ class Server:
             resumption,
         )
         self.metrics, self.out = Metrics(), io.StringIO()
-        self.access = Access(self.metrics, self.clock, Lines(self.out, "info", self.clock))
+        self.access = Access(self.metrics, self.clock, Lines(self.out, "info"))
         self.site = Site(
             root("upload", files, resumption), self.clock, Limits(), self.access.ended, self.access.turned_away
         )
