@@ -1,12 +1,23 @@
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.web.http import datetimeToString, stringToDatetime
 from twisted.web.http_headers import Headers
 
 from hmac_file_server.stores.local import StoredFile
-from hmac_file_server.web.conditional import Unsatisfiable, etag, last_modified, precondition_status, requested_ranges
+from hmac_file_server.web.conditional import (
+    Unsatisfiable,
+    condition_of_put,
+    etag,
+    last_modified,
+    precondition_status,
+    requested_ranges,
+)
 
 # 2023-11-14 22:13:20 and a half.
 FILE = StoredFile(-1, 1000, 1_700_000_000_500_000_000, None)
@@ -17,6 +28,10 @@ AFTER = "Tue, 14 Nov 2023 22:13:21 GMT"
 
 NUMBERS = st.integers(0, 60) | st.integers(0, 10**18 - 1)
 SPECS = st.tuples(st.none() | NUMBERS, st.none() | NUMBERS).filter(lambda spec: spec != (None, None))
+
+
+FUTURE = StoredFile(-1, 1000, 4_000_000_000_500_000_000, None)
+"""A file that was written before the clock was set back."""
 
 
 def headers(**given_headers: str) -> Headers:
@@ -211,3 +226,43 @@ def test_junk_is_no_accident(raw: dict[str, list[bytes]]) -> None:
     except Unsatisfiable:
         return
     assert ranges is None or all(0 <= offset < offset + length <= FILE.size for offset, length in ranges)
+
+
+def test_a_file_of_the_future() -> None:
+    """Last-Modified is never after Date, and a client that has an older date gets the file."""
+    before = int(time.time())
+    assert before <= stringToDatetime(last_modified(FUTURE)) <= time.time()
+    assert precondition_status(headers(If_Modified_Since=datetimeToString(before - 5).decode()), FUTURE) == 200
+    assert precondition_status(headers(If_Unmodified_Since=DATE), FUTURE) == 412
+
+
+THERE = os.stat_result((0o100644, 1, 1, 1, 0, 0, 1000, *(1_700_000_000,) * 3), {"st_mtime_ns": FILE.mtime_ns})
+
+
+@pytest.mark.parametrize(
+    ("conditions", "beside_it", "beside_nothing"),
+    [
+        ({}, True, True),
+        ({"If_Match": "*"}, True, False),
+        ({"If_Match": TAG}, True, False),
+        ({"If_Match": f'"x", {TAG}'}, True, False),
+        ({"If_Match": '"x"'}, False, False),
+        ({"If_Match": f"W/{TAG}"}, False, False),
+        ({"If_None_Match": "*"}, False, True),
+        ({"If_None_Match": TAG}, False, True),
+        ({"If_None_Match": f"W/{TAG}"}, False, True),
+        ({"If_None_Match": '"x"'}, True, True),
+        ({"If_Match": TAG, "If_None_Match": TAG}, False, False),
+        ({"If_Unmodified_Since": DATE}, True, True),
+        ({"If_Unmodified_Since": AFTER}, True, True),
+        ({"If_Unmodified_Since": BEFORE}, False, True),
+        ({"If_Unmodified_Since": "nonsense"}, True, True),
+        ({"If_Match": "*", "If_Unmodified_Since": BEFORE}, True, False),
+        ({"If_Modified_Since": AFTER}, True, True),
+        ({"If_Range": '"x"', "Range": "bytes=0-1"}, True, True),
+    ],
+)
+def test_conditions_of_a_put(conditions: dict[str, str], beside_it: bool, beside_nothing: bool) -> None:
+    """A PUT goes on only where what is at its path is what the client says (RFC 9110, section 13)."""
+    holds = condition_of_put(headers(**conditions))
+    assert (holds(THERE), holds(None)) == (beside_it, beside_nothing)

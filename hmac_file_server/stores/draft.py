@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import secrets
 import stat
@@ -24,6 +25,9 @@ MIME_TYPE = "user.mime_type"
 Chunks = list[bytes | bytearray]
 """Pieces of a body in their order."""
 
+Condition = Callable[[os.stat_result | None], bool]
+"""Whether to store a file where the slot's path has this one, or none."""
+
 _Asking = Generator[Wish, None, bool]
 
 _LONGEST_TYPE = 255
@@ -39,6 +43,14 @@ class SlotTaken(Exception):
     """Another file, with other bytes, already has the slot's path."""
 
 
+class Unmet(Exception):
+    """The slot's path has a file, or has none, against the client's condition."""
+
+
+class WrongFile(Exception):
+    """The whole file is not the one that the client's digest is of (RFC 9530)."""
+
+
 class Draft:
     """One upload on the disk. Each method blocks and belongs in a worker thread, one at a time.
 
@@ -47,7 +59,12 @@ class Draft:
     :param size: bytes to come.
     :param media_type: the verified type, kept with the file; None if there is none.
     :raises BadName: if the file system can hold no file of that name.
+    :ivar condition: the client's, if it has one.
+    :ivar digests: each the SHA-256 of the file, as the client says.
     """
+
+    condition: Condition | None = None
+    digests: Sequence[bytes] = ()
 
     def __init__(self, place: Place, path: SlotPath, size: int, media_type: bytes | None) -> None:
         if path is not None:
@@ -85,6 +102,7 @@ class Draft:
         """Make the file, and look whether the slot is free and can be written to.
 
         :raises SlotTaken: if a file of another length is there already.
+        :raises Unmet: if what is there, or is not, is against the client's condition.
         :raises BadName: if the file system refuses its name.
         :raises TooLong: if the file system refuses its length.
         """
@@ -98,7 +116,7 @@ class Draft:
         :param source: has what comes after them, as far as it is there already. What was taken and could not be
             written is in the list if this fails.
         """
-        if self._file is None and self._new_and_whole(chunks):
+        if self._file is None and self.condition is None and self._new_and_whole(chunks):
             # Nothing would be saved by looking first: publishing finds a slot that is taken.
             self._file = self._make_file()
         self.begin()
@@ -174,6 +192,8 @@ class Draft:
         bytes are already there under the name, that file is left as it is and counts as ours.
 
         :raises SlotTaken: if other bytes are there.
+        :raises Unmet: if what is there by now is against the client's condition.
+        :raises WrongFile: if it is not what the client's digests are of.
         :raises NotDurable: if a flush failed and the data can not be written again.
         """
         run_alone(self._publish(), self._place.flusher)
@@ -184,6 +204,8 @@ class Draft:
         assert self._file is not None
         if os.fstat(self._file).st_size != self._size:
             raise NotDurable(errno.EIO, "the file system lost bytes that it had taken")
+        if not all(has_digest(self._file, 0, self._size, digest) for digest in self.digests):
+            raise WrongFile
         if self._place.fsync:
             yield from self._flush(self._file)
         else:
@@ -361,6 +383,7 @@ class Draft:
                 # Ours, whose folders could not be flushed, and which could not be taken back then.
                 self._take_back(folders)
                 return False
+            self._check_condition(os.fstat(there))
             if not _same_bytes(self._file, there, self._size):
                 raise SlotTaken
             # EAGAIN, and so a later try, while the upload that made it has still to flush its folders.
@@ -381,24 +404,43 @@ class Draft:
         """Refuse before its body what can not be published after it."""
         folders = self._folders()
         try:
-            if folders.depth == len(self._path.segments) - 1 and self._is_there(folders):
+            there = self._stat(folders) if folders.depth == len(self._path.segments) - 1 else None
+            self._check_condition(there)
+            if there is not None:
+                if there.st_size != self._size or not stat.S_ISREG(there.st_mode):
+                    raise SlotTaken
                 return
             if not _is_open(folders.innermost, self._place.nursery):
                 try_out(self._place, self._path.segments[: folders.depth])
         finally:
             folders.close()
 
-    def _is_there(self, folders: Folders) -> bool:
-        """Whether there is a file as long as ours."""
+    def _stat(self, folders: Folders) -> os.stat_result | None:
+        """What has the slot's name already."""
         try:
-            there = os.stat(self._path.segments[-1], dir_fd=folders.innermost, follow_symlinks=False)
+            return os.stat(self._path.segments[-1], dir_fd=folders.innermost, follow_symlinks=False)
         except FileNotFoundError:
-            return False
+            return None
         except OSError as error:
             raise self._name_or(at(error, folders.innermost)) from None
-        if there.st_size != self._size or not stat.S_ISREG(there.st_mode):
-            raise SlotTaken
-        return True
+
+    def _check_condition(self, there: os.stat_result | None) -> None:
+        if self.condition is not None:
+            is_file = there is not None and stat.S_ISREG(there.st_mode)
+            if not self.condition(there if is_file else None):
+                raise Unmet
+
+
+def has_digest(file: int, start: int, end: int, digest: bytes) -> bool:
+    """Whether a part of a file has this SHA-256."""
+    algorithm = hashlib.sha256()
+    while start < end:
+        block = os.pread(file, min(_BLOCK, end - start), start)
+        if not block:
+            break
+        algorithm.update(block)
+        start += len(block)
+    return algorithm.digest() == digest
 
 
 def try_out(place: Place, folders: Sequence[bytes] = ()) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Callable
 
 import attrs
 
 from hmac_file_server.slots.path import SlotPath
-from hmac_file_server.stores.draft import Chunks, Draft, SlotTaken
+from hmac_file_server.stores.draft import Chunks, Draft, SlotTaken, WrongFile, has_digest
 from hmac_file_server.stores.faults import NO_ROOM, BadName, NotDurable, TooLong
 from hmac_file_server.stores.flush import run_alone
 from hmac_file_server.stores.sessions import NoSession, Session, SessionFiles
@@ -18,8 +17,6 @@ from hmac_file_server.stores.splice import Source
 
 SAVE_BYTES = 16 << 20
 """After so many bytes what has come is made safe, and the client is told."""
-
-_BLOCK = 1 << 20
 
 
 class WrongOffset(Exception):
@@ -39,10 +36,6 @@ class WrongLength(Exception):
 
 class WrongDigest(Exception):
     """The part is not the one that the client's Content-Digest is of (RFC 9530)."""
-
-
-class WrongFile(Exception):
-    """The whole file is not the one that the client's Repr-Digest is of (RFC 9530)."""
 
 
 class AlreadyComplete(Exception):
@@ -233,16 +226,14 @@ class KeptDraft(Draft):
         assert self._file is not None
         assert self.session is not None
         part = self.part
-        if part.digest is not None and _sha256(self._file, part.offset, self._position) != part.digest:
+        if part.digest is not None and not has_digest(self._file, part.offset, self._position, part.digest):
             os.ftruncate(self._file, part.offset)
             raise WrongDigest
         if not part.last:
             self.save()
             os.ftruncate(self._file, self._position)  # Gives back what was reserved behind it.
             return
-        meant = {self.session.digest, part.whole_digest} - {None}
-        if meant and meant != {_sha256(self._file, 0, self._size)}:
-            raise WrongFile
+        self.digests = [digest for digest in (self.session.digest, part.whole_digest) if digest is not None]
         self._name = self.token.encode("ascii") + b".data"
         super().publish()
         with contextlib.suppress(OSError):
@@ -276,14 +267,3 @@ def _is_final(reason: Exception) -> bool:
     if isinstance(reason, OSError):
         return reason.errno in NO_ROOM
     return isinstance(reason, SlotTaken | WrongFile | Cancelled | BadName | TooLong)
-
-
-def _sha256(file: int, start: int, end: int) -> bytes:
-    digest = hashlib.sha256()
-    while start < end:
-        block = os.pread(file, min(_BLOCK, end - start), start)
-        if not block:
-            break
-        digest.update(block)
-        start += len(block)
-    return digest.digest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from hmac_file_server.slots.signature import Slot
-from hmac_file_server.stores.draft import Chunks, Draft
+from hmac_file_server.stores.draft import Chunks, Condition, Draft
 from hmac_file_server.stores.local import LocalStore
 from hmac_file_server.stores.room import Room
 from hmac_file_server.stores.sessions import Session
@@ -213,6 +213,14 @@ class Upload:
     def share(self) -> int:
         """Bytes that it should be given at once, at the most, as things are."""
         return self._uploads.share()
+
+    def store_only_if(self, condition: Condition) -> None:
+        """Make a condition, before it begins, of what is at the slot's path."""
+        self._draft.condition = condition
+
+    def digests_are(self, digests: Sequence[bytes]) -> None:
+        """Say, before it begins, which SHA-256 the file has."""
+        self._draft.digests = digests
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         """Take the body from a push producer, which is paused while the disk is behind."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from collections.abc import Sequence
 
 from twisted.web.http import datetimeToString, stringToDatetime
 from twisted.web.http_headers import Headers
 
+from hmac_file_server.stores.draft import Condition
 from hmac_file_server.stores.local import StoredFile
 
 Range = tuple[int, int]
@@ -15,6 +18,9 @@ Range = tuple[int, int]
 
 NAMES = frozenset((b"Range", b"If-Range", b"If-Match", b"If-None-Match", b"If-Modified-Since", b"If-Unmodified-Since"))
 """The headers that make a request conditional, or one for a part."""
+
+NAMES_OF_PUT = frozenset((b"If-Match", b"If-None-Match", b"If-Unmodified-Since"))
+"""Those that make a PUT conditional."""
 
 _MOST_RANGES = 16
 _SPEC = re.compile(rb"(\d*)\s*-\s*(\d*)\Z")
@@ -28,33 +34,56 @@ class Unsatisfiable(Exception):
 
 def etag(file: StoredFile) -> bytes:
     """A strong validator: it is another one if a byte is another one, for a path is never reused."""
-    return b'"%x-%x"' % (file.mtime_ns, file.size)
+    return _tag(file.mtime_ns, file.size)
+
+
+def _tag(mtime_ns: int, size: int) -> bytes:
+    return b'"%x-%x"' % (mtime_ns, size)
+
+
+def modified(mtime_ns: int) -> int:
+    """A file's time in seconds, which is never after now (RFC 9110, section 8.8.2.1): clocks are set back."""
+    return min(mtime_ns // 1_000_000_000, int(time.time()))
 
 
 def last_modified(file: StoredFile) -> bytes:
     """The file's time as an HTTP date."""
-    return bytes(datetimeToString(file.mtime_ns // 1_000_000_000))
+    return bytes(datetimeToString(modified(file.mtime_ns)))
 
 
 def precondition_status(headers: Headers, file: StoredFile) -> int:
     """200 to go on, else 304 or 412, for a GET or HEAD (RFC 9110, section 13.2.2)."""
-    tag = etag(file)
-    modified = file.mtime_ns // 1_000_000_000
-    match = headers.getRawHeaders(b"If-Match")
-    if match is not None:
-        if not _matches(match, tag, weak=False):
-            return 412
-    else:
-        unmodified_since = _date(headers, b"If-Unmodified-Since")
-        if unmodified_since is not None and modified > unmodified_since:
-            return 412
+    tag, time_ = etag(file), modified(file.mtime_ns)
+    if not _is_the_one(headers, tag, time_):
+        return 412
     none_match = headers.getRawHeaders(b"If-None-Match")
     if none_match is not None:
         return 304 if _matches(none_match, tag, weak=True) else 200
     modified_since = _date(headers, b"If-Modified-Since")
-    if modified_since is not None and modified <= modified_since:
+    if modified_since is not None and time_ <= modified_since:
         return 304
     return 200
+
+
+def condition_of_put(headers: Headers) -> Condition:
+    """Whether a PUT may go on (RFC 9110, section 13.2.2), beside what there is at its path."""
+
+    def holds(there: os.stat_result | None) -> bool:
+        if there is None:
+            return not headers.hasHeader(b"If-Match")
+        tag = _tag(there.st_mtime_ns, there.st_size)
+        none_match = headers.getRawHeaders(b"If-None-Match", ())
+        return _is_the_one(headers, tag, modified(there.st_mtime_ns)) and not _matches(none_match, tag, weak=True)
+
+    return holds
+
+
+def _is_the_one(headers: Headers, tag: bytes, time_: int) -> bool:
+    match = headers.getRawHeaders(b"If-Match")
+    if match is not None:
+        return _matches(match, tag, weak=False)
+    unmodified_since = _date(headers, b"If-Unmodified-Since")
+    return unmodified_since is None or time_ <= unmodified_since
 
 
 def requested_ranges(headers: Headers, file: StoredFile) -> list[Range] | None:

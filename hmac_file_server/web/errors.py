@@ -54,6 +54,11 @@ def method_not_allowed(allowed: bytes, detail: str = "") -> HTTPError:
     return HTTPError(405, "method", "this method is not served here", detail, {b"Allow": allowed})
 
 
+def precondition_failed(headers: Mapping[bytes, bytes] | None = None) -> HTTPError:
+    """412, with the validators of the file that is there (RFC 9110, section 15.5.13)."""
+    return HTTPError(412, "precondition", "the file is not the one that was meant", headers=headers or {})
+
+
 def unavailable(reason: str, message: str, detail: str = "", seconds: int = 30) -> HTTPError:
     """503, with the seconds after which to come again (RFC 9110, section 15.6.4)."""
     return HTTPError(503, reason, message, detail, {b"Retry-After": b"%d" % seconds})

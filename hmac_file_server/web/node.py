@@ -19,6 +19,9 @@ from hmac_file_server.web.storage import bug, not_taken, nothing_here
 _POST = "this method is not served here: XMPP clients PUT to the URL of a slot that their server gives them (XEP-0363)"
 
 
+_OF_CONTENT = frozenset((b"Content-Range", b"Content-Encoding"))
+
+
 class Node(Resource):
     """A place in the tree; without children or methods of its own there is nothing here.
 
@@ -40,6 +43,8 @@ class Node(Resource):
         if request.method not in self.methods.split(b", "):
             raise method_not_allowed(self.methods, _POST if request.method == b"POST" else "")
         if request.method in (b"PUT", b"PATCH"):
+            if request.says_any(_OF_CONTENT):
+                _check_content(request)
             try:
                 return self.accept_body(request, length)
             except (NoRoom, Away, BadName) as error:
@@ -89,3 +94,15 @@ class Node(Resource):
         raise nothing_here()
 
     render_HEAD = render_GET
+
+
+def _check_content(request: Request) -> None:
+    """Refuse a body that is not, as it is, the whole of what it is said to be."""
+    if request.said(b"Content-Range") is not None:
+        # Not a part to be stored as if it were all (RFC 9110, section 14.5).
+        raise HTTPError(400, "content_range", "a part of a file is not taken: a PUT brings the whole of it")
+    codings = b",".join(request.requestHeaders.getRawHeaders(b"Content-Encoding", ()))
+    if any(coding.strip().lower() not in (b"", b"identity") for coding in codings.split(b",")):
+        # It would be served without its coding (RFC 9110, section 15.5.16).
+        accepted = {b"Accept-Encoding": b"identity"}
+        raise HTTPError(415, "content_encoding", "a file is taken as it is, without an encoding", headers=accepted)

@@ -11,15 +11,17 @@ from hmac_file_server.slots.path import RESERVED, BadPath, slot_path
 from hmac_file_server.slots.secret import COMMAND
 from hmac_file_server.slots.signature import BadSignature, Verifier
 from hmac_file_server.uploads.upload import Upload, Uploads
+from hmac_file_server.web import conditional
 from hmac_file_server.web.errors import HTTPError
 from hmac_file_server.web.headers import NOTHING_RUNS, lines, preflight
 from hmac_file_server.web.node import Node
 from hmac_file_server.web.request import Request
 from hmac_file_server.web.serving import Serving
-from hmac_file_server.web.session import Resumption
+from hmac_file_server.web.session import Resumption, asked_digest
 from hmac_file_server.web.storage import not_stored, nothing_here
 
 _STORED = lines({**NOTHING_RUNS, b"Content-Length": b"0"})
+_DIGESTS = frozenset((b"Content-Digest", b"Repr-Digest"))
 _EXAMPLE = (
     "with the secret of etc/config.toml only programs on this machine may upload, and through no proxy:"
     f" give Secret, and the XMPP server, one of your own (this prints one: {COMMAND})"
@@ -62,6 +64,7 @@ class Files(Node):
             raise HTTPError(411, "length_required", "a Content-Length is needed")
         offer = self._resumption.offer(request, length) if self._resumption is not None else None
         size = length if offer is None else offer.length
+        digests = _digests(request)
         try:
             path = slot_path(request.postpath or ())
             slot = self._verifier.verify(request.args, path, size, request.said(b"Content-Type"))
@@ -81,8 +84,14 @@ class Files(Node):
             message = f"at most {self._max_size} bytes are taken"
             detail = f"{slot.size} bytes, but {message} (MaxUploadSize); the XMPP server's own limit is higher"
             raise HTTPError(413, "too_large", message, detail, limits)
-        upload = offer.take(slot) if offer is not None else None
-        return upload or self._uploads.start(slot, request.client_address)
+        upload: Upload | None = offer.take(slot) if offer is not None else None
+        if upload is None:
+            upload = self._uploads.start(slot, request.client_address)
+            if digests:
+                upload.digests_are(digests)
+        if request.says_any(conditional.NAMES_OF_PUT):
+            upload.store_only_if(conditional.condition_of_put(request.requestHeaders))
+        return upload
 
     def _with_mistake(self, reason: str, request: Request, size: int) -> str:
         # What leads here is the prefix.
@@ -134,6 +143,13 @@ class Files(Node):
         return NOT_DONE_YET
 
     render_HEAD = render_GET
+
+
+def _digests(request: Request) -> list[bytes]:
+    """What a plain PUT says of its content: that is the whole file."""
+    if not request.says_any(_DIGESTS):
+        return []
+    return [digest for name in _DIGESTS if (digest := asked_digest(request, name)) is not None]
 
 
 def _stored(request: Request) -> None:

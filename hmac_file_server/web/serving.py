@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from typing import Any
 
 import attrs
@@ -12,7 +13,7 @@ from hmac_file_server.slots.path import SlotPath
 from hmac_file_server.stores.local import LocalStore, StoredFile
 from hmac_file_server.uploads.retry import InThread
 from hmac_file_server.web import conditional, download
-from hmac_file_server.web.errors import HTTPError
+from hmac_file_server.web.errors import HTTPError, precondition_failed
 from hmac_file_server.web.headers import file_headers, lines
 from hmac_file_server.web.request import Request
 from hmac_file_server.web.storage import bug, not_served
@@ -35,6 +36,7 @@ class Served:
     :param headers: those of an answer with the whole file.
     :param lines: the same as they are sent.
     :param until: when it is looked at anew, in the clock's seconds.
+    :param modified: its Last-Modified, in seconds since 1970; before then it is looked at anew, too.
     """
 
     file: StoredFile
@@ -43,6 +45,7 @@ class Served:
     headers: dict[bytes, bytes]
     lines: bytes
     until: float
+    modified: int
 
     @classmethod
     def of(cls, file: StoredFile, name: str, until: float) -> Served:
@@ -50,7 +53,7 @@ class Served:
         validators = {b"ETag": conditional.etag(file), b"Last-Modified": conditional.last_modified(file)}
         headers = {**file_headers(file.media_type, name), **validators, b"Content-Length": b"%d" % file.size}
         unchanged = {**validators, **{said: headers[said] for said in _NOT_MODIFIED}}
-        return cls(file, validators, unchanged, headers, lines(headers), until)
+        return cls(file, validators, unchanged, headers, lines(headers), until, conditional.modified(file.mtime_ns))
 
 
 class _Hot:
@@ -67,7 +70,9 @@ class _Hot:
 
     def get(self, path: bytes) -> Served | None:
         served = self._served.get(path)
-        return served if served is not None and served.until > self._clock.seconds() else None
+        if served is None or served.until <= self._clock.seconds() or served.modified > time.time():
+            return None
+        return served
 
     def keep(self, path: bytes, served: Served) -> None:
         self.forget(path)
@@ -149,8 +154,7 @@ class Serving:
             request.answer(304, served.unchanged)
             return []
         if status == 412:
-            message = "the file is not the one that was meant"
-            request.fail(HTTPError(412, "precondition", message, headers=served.validators))
+            request.fail(precondition_failed(served.validators))
             return []
         if request.method == b"HEAD":
             request.answer(200, served.headers)

@@ -11,8 +11,8 @@ from twisted.web.server import NOT_DONE_YET
 
 from hmac_file_server.slots.path import RESERVED
 from hmac_file_server.slots.signature import Slot
-from hmac_file_server.stores.draft import SlotTaken
-from hmac_file_server.stores.kept import AlreadyComplete, Part, WrongDigest, WrongFile, WrongLength, WrongOffset
+from hmac_file_server.stores.draft import SlotTaken, WrongFile
+from hmac_file_server.stores.kept import AlreadyComplete, Part, WrongDigest, WrongLength, WrongOffset
 from hmac_file_server.stores.sessions import NoSession, Session, is_token
 from hmac_file_server.uploads.keeper import Superseded
 from hmac_file_server.uploads.resumable import Busy, Resumables, ResumableUpload, TooMany
@@ -88,8 +88,8 @@ class Resumption:
             raise HTTPError(411, "length_required", "an Upload-Length is needed: the slot is signed for it")
         elif size > length:
             raise _inconsistent(version)
-        part = Part(size, complete, length=length, digest=_digest(request, b"Content-Digest"))
-        digest = _digest(request, b"Repr-Digest")
+        part = Part(size, complete, length=length, digest=asked_digest(request, b"Content-Digest"))
+        digest = asked_digest(request, b"Repr-Digest")
         return Offer(self._resumables, request.client_address, version, length, part, digest)
 
     def location(self, token: str) -> bytes:
@@ -142,8 +142,7 @@ class Resumption:
             message = "the bytes are not those of the Content-Digest"
             return HTTPError(400, "digest", message, headers=resumption.state(version, session))
         if isinstance(error, WrongFile):
-            message = "the file is not the one of the Repr-Digest"
-            return HTTPError(400, "digest", message, headers=resumption.completeness(version, True))
+            return not_stored(failure).having(resumption.completeness(version, True))
         answer = _not_found_or_busy(error) or not_stored(failure)
         if answer.status == 404:
             return answer
@@ -215,7 +214,7 @@ class UploadResource(Node):
         if offset is None or complete is None:
             raise HTTPError(400, "resumption", "a PATCH says its Upload-Offset, and whether the upload is complete")
         whole = resumption.asked_integer(headers, b"Upload-Length")
-        digests = _digest(request, b"Content-Digest"), _digest(request, b"Repr-Digest")
+        digests = asked_digest(request, b"Content-Digest"), asked_digest(request, b"Repr-Digest")
         part = Part(length, complete, offset, whole, *digests)
         return self._resumables.append(self._token, part)
 
@@ -282,7 +281,11 @@ def _upload(request: Request) -> ResumableUpload:
     return upload
 
 
-def _digest(request: Request, name: bytes) -> bytes | None:
+def asked_digest(request: Request, name: bytes) -> bytes | None:
+    """The SHA-256 of a ``Repr-Digest`` or ``Content-Digest``.
+
+    :raises HTTPError: if it is none.
+    """
     try:
         return resumption.asked_digest(request.requestHeaders, name)
     except ValueError as error:

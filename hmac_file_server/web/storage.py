@@ -5,13 +5,13 @@ from __future__ import annotations
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from hmac_file_server.stores.draft import SlotTaken
+from hmac_file_server.stores.draft import SlotTaken, Unmet, WrongFile
 from hmac_file_server.stores.faults import NO_ROOM, BadName, TooLong, explain, is_lasting
 from hmac_file_server.stores.kept import Cancelled
 from hmac_file_server.stores.local import NoSuchFile
 from hmac_file_server.stores.room import Away, NoRoom
 from hmac_file_server.uploads.keeper import Superseded
-from hmac_file_server.web.errors import HTTPError, unavailable
+from hmac_file_server.web.errors import HTTPError, precondition_failed, unavailable
 
 _log = Logger()
 
@@ -32,6 +32,10 @@ def not_stored(failure: Failure) -> HTTPError:
     error = failure.value
     if isinstance(error, SlotTaken):
         return HTTPError(409, "conflict", "the slot has been used for another file")
+    if isinstance(error, Unmet):
+        return precondition_failed()
+    if isinstance(error, WrongFile):
+        return HTTPError(400, "digest", "the file is not the one that the digest is of")
     if isinstance(error, Superseded):
         return HTTPError(409, "superseded", str(error))
     if isinstance(error, Cancelled):
