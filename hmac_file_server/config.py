@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import ipaddress
 import json
 import os
 import re
-import tomllib
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import attrs
-import toml
 
-from hmac_file_server.listen import Listen, RedisServer, listen_at, listen_on_socket, redis_at
+from hmac_file_server.listen import Listen, NoSuchHost, RedisServer, listen_at, listen_on_socket, redis_at
 from hmac_file_server.log import LEVELS, printable
 from hmac_file_server.slots.secret import COMMAND, EXAMPLE_SECRET, is_placeholder
+from hmac_file_server.stores.faults import user
+from hmac_file_server.tomlfile import read_toml
 from hmac_file_server.web.client import Network
 
 WORKER = "HMAC_FILE_SERVER_WORKER"
@@ -42,9 +44,34 @@ _FOREIGN = frozenset(
 _ALIASES = {"metrics_enabled": "metricsenabled", "metrics_port": "metricsport"}
 """How hmac-file-server 1.0.x also wrote keys that do mean something here."""
 
+_TABLES = frozenset(
+    """
+    auth build clamav client_network_support database deduplication downloads file handoff iso logging metrics network
+    network_resilience redis security server session storage timeouts upload uploads versioning workers
+    """.split()
+)
+"""Tables of hmac-file-server 3.x."""
+
 
 class ConfigError(Exception):
-    """A configuration that can not be used; the text is one line that says what to do."""
+    """A configuration that can not be used; the text is one line that says what to do.
+
+    :cvar status: what the daemon ends with, by which a service manager can tell whether to start it again.
+    """
+
+    status = os.EX_CONFIG
+
+
+class NotYet(ConfigError):
+    """A start that fails for what the configuration leads to, not for what it says: it may succeed later."""
+
+    status = os.EX_TEMPFAIL
+
+
+def fail(error: ConfigError) -> NoReturn:
+    """End with one line on standard error."""
+    print(error, file=sys.stderr)
+    raise SystemExit(error.status)
 
 
 def _text(value: Any) -> str:
@@ -252,27 +279,17 @@ def _read(path: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             data = file.read(_LARGEST_FILE + 1)
+    except PermissionError as error:
+        raise ConfigError(f"{path}: {error.strerror}; the user {user()} must be able to read it") from None
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; name the file with --config") from None
+        kind = ConfigError if error.errno in (errno.ENOENT, errno.EISDIR, errno.ENOTDIR) else NotYet
+        raise kind(f"{path}: {error.strerror}; name the file with --config") from None
     if len(data) > _LARGEST_FILE:
         raise ConfigError(f"{path}: too large for a configuration file")
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-    try:
-        # Python's own parser decides: toml takes a list without its end, and its errors can quote the secret.
-        checked = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not TOML: {printable(str(error))}; text is written in quotes") from None
-    except Exception:  # numbers too long to convert, nesting too deep
-        raise ConfigError(f"{path}: not TOML that can be read; see etc/config.toml for how it is written") from None
-    try:
-        read = dict(toml.loads(text))
-        # toml reads some values wrongly: "\"\"]]m's=" loses its ends. With a wrong secret every upload is refused.
-        return read if read == checked else checked
-    except Exception:  # and on others it raises IndexError, TypeError, KeyError...
-        return checked
+        return read_toml(data)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _known_keys(path: str, read: dict[str, Any]) -> tuple[dict[str, tuple[str, Any]], list[str]]:
@@ -281,6 +298,10 @@ def _known_keys(path: str, read: dict[str, Any]) -> tuple[dict[str, tuple[str, A
     warnings = []
     for name, value in read.items():
         lower = _ALIASES.get(name.lower(), name.lower())
+        if lower in _TABLES and isinstance(value, dict):
+            reason = "a table of hmac-file-server 3.x; here all keys stand at the top, and listen_address,"
+            reason += " storage_path and secret are ListenPort, StoreDir and Secret; etc/config.toml lists the keys"
+            raise ConfigError(f"{path}: [{name}]: {reason}")
         if lower in given:
             raise ConfigError(f"{path}: {printable(name)} is there twice, also as {given[lower][0]}; keep one")
         if lower in _FOREIGN:
@@ -302,7 +323,9 @@ def _checked(path: str, name: str, value: Any, parse: Callable[[Any], Any]) -> A
     try:
         return parse(value)
     except ValueError as error:
-        raise ConfigError(_line(path, name, value, printable(str(error)))) from None
+        # What no name server knows now, one may know later.
+        kind = NotYet if isinstance(error, NoSuchHost) else ConfigError
+        raise kind(_line(path, name, value, printable(str(error)))) from None
 
 
 def _line(path: str, name: str, value: object, reason: str) -> str:
@@ -330,7 +353,12 @@ def _read_secret(path: str, name: str, file: str) -> str:
         with open(file, "rb") as source:
             secret = source.read(_LARGEST_FILE).decode("utf-8")
     except OSError as error:
-        raise ConfigError(_line(path, name, file, f"{error.strerror}; it must hold the secret")) from None
+        reason = f"{error.strerror}; it must hold the secret"
+        if error.errno == errno.EACCES:
+            reason += f", and the user {user()} must be able to read it"
+        elif file.startswith("/run/credentials/"):
+            reason += "; systemd puts it there: LoadCredential=secret:/etc/hmac-file-server/secret"
+        raise NotYet(_line(path, name, file, reason)) from None
     except UnicodeDecodeError:
         raise ConfigError(_line(path, name, file, "not UTF-8; it must hold the secret as text")) from None
     secret = secret.removesuffix("\n").removesuffix("\r")

@@ -21,6 +21,10 @@ _BACKLOG = 1024
 _BUILT_IN = {"tcp", "tcp4", "tcp6", "unix", "ssl", "systemd"}
 
 
+class NoSuchHost(ValueError):
+    """A name that no address was found for."""
+
+
 @attrs.frozen
 class Listen:
     """One place to listen at.
@@ -150,7 +154,7 @@ def _resolve(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     try:
         return ipaddress.ip_address(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
     except OSError:
-        raise ValueError(f"there is no host {host!r}") from None
+        raise NoSuchHost(f"there is no host {host!r}") from None
 
 
 def _known_endpoints() -> set[str]:

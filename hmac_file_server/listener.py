@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from typing import Any
 
@@ -12,10 +14,19 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IProtocolFactory
 
-from hmac_file_server.config import Config, ConfigError
+from hmac_file_server.config import Config, ConfigError, NotYet, fail
+from hmac_file_server.holder import holder
 from hmac_file_server.listen import Listen
+from hmac_file_server.stores.faults import user
 
 ENDPOINTS = "https://docs.twisted.org/en/stable/core/howto/endpoints.html"
+
+_PROMETHEUS = 9090
+_UNPRIVILEGED = 1024
+_ROOTS = (
+    "only root may listen on a port below 1024: let a proxy listen there, or systemd (with"
+    " contrib/systemd/hmac-file-server.socket), or give the unit AmbientCapabilities=CAP_NET_BIND_SERVICE"
+)
 
 
 class Listener(Service):
@@ -25,6 +36,9 @@ class Listener(Service):
         self._config, self._key, self._listen = config, key, listen
         try:
             self._service = strports.service(listen.description, factory, reactor)
+        except OSError as error:
+            reason = f"{error.strerror}: {error.filename}; it must be a file that the user {user()} can read"
+            raise NotYet(config.problem(key, listen.given, reason)) from None
         except Exception as error:  # whatever the endpoint's own parser lets out
             reason = f"{type(error).__name__}: {error}; see {ENDPOINTS}"
             raise ConfigError(config.problem(key, listen.given, reason)) from None
@@ -34,7 +48,7 @@ class Listener(Service):
         try:
             self._service.startService()
         except (CannotListenError, OSError, ValueError) as error:
-            raise cannot_listen(self._config, self._key, self._listen, error) from None
+            fail(cannot_listen(self._config, self._key, self._listen, error))
 
     def stopService(self) -> Deferred[None]:
         if not self.running:
@@ -46,10 +60,35 @@ class Listener(Service):
         return stopped
 
 
-def cannot_listen(config: Config, key: str, listen: Listen, error: Exception) -> SystemExit:
-    """The end of a daemon whose address is taken: one line that says so."""
-    reason = str(getattr(error, "socketError", error))
-    return SystemExit(config.problem(key, listen.given, f"{reason}; free it or choose another"))
+def cannot_listen(config: Config, key: str, listen: Listen, error: Exception) -> NotYet:
+    """Why an address can not be listened at, in one line that says what to do."""
+    system = getattr(error, "socketError", error)
+    number = system.errno if isinstance(system, OSError) else None
+    reason = os.strerror(number) if number else str(system)
+    port = getattr(error, "port", None) or (listen.bind[1] if listen.bind else None)
+    if isinstance(port, int):
+        reason = _about_port(config, key, listen, port, number, reason)
+    elif number in (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EROFS):
+        reason += (
+            f"; the socket's folder must be there (RuntimeDirectory= in the unit), and {user()} able to write to it"
+        )
+    else:
+        reason += "; free it or choose another"
+    return NotYet(config.problem(key, listen.given, reason))
+
+
+def _about_port(config: Config, key: str, listen: Listen, port: int, number: int | None, reason: str) -> str:
+    if number in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT) and listen.endpoint.startswith("tcp6"):
+        return f'{reason}; IPv6 is off here, or the address is not this machine\'s: "127.0.0.1:{port}" needs no IPv6'
+    if number == errno.EADDRNOTAVAIL:
+        return f'{reason}; this machine has no such address (ip address lists them): ":{port}" takes all that it has'
+    if number == errno.EACCES and port < _UNPRIVILEGED:
+        return f"{reason}; {_ROOTS}"
+    taken = holder(port) if number == errno.EADDRINUSE else ""
+    before = f"{taken} has it: " if taken else ""
+    if port == _PROMETHEUS and key == "MetricsPort":
+        before += f'9090 is Prometheus\'s own port: write {key} = "127.0.0.1:9091", and the same in prometheus.yml: '
+    return f"{before}{reason}; free it or choose another"
 
 
 class SharedListener(Service):

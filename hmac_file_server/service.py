@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from hmac_file_server.banner import banner
-from hmac_file_server.config import Config, ConfigError
+from hmac_file_server.config import Config, NotYet
 from hmac_file_server.listener import Listener, SharedListener
 from hmac_file_server.log import Lines, Out
 from hmac_file_server.metrics import Metrics, MetricsRoot, MetricsSite, Ready
@@ -227,8 +227,10 @@ def open_store(config: Config) -> LocalStore:
     try:
         return LocalStore(config.store_dir, config.fsync)
     except Unusable as error:
-        reason = f"{error}; it must be a folder that the daemon's user can write to"
-        raise ConfigError(config.problem("StoreDir", config.store_dir, reason)) from None
+        reason = str(error)
+        if isinstance(error.__cause__, NotADirectoryError | FileExistsError):
+            reason = f"{error.__cause__.strerror}; it must be a folder that the daemon's user can write to"
+        raise NotYet(config.problem("StoreDir", config.store_dir, reason)) from None
 
 
 def check_store(store: LocalStore, looker: Threads, clock: IReactorTime) -> Deferred[None]:

@@ -7,13 +7,13 @@ import gc
 import os
 import sys
 import time
-from typing import Any, NoReturn
+from typing import Any
 
 from twisted.application.service import IService
 from twisted.python.usage import Options as UsageOptions
 
 from hmac_file_server import log, signals
-from hmac_file_server.config import WORKER, Config, ConfigError, load
+from hmac_file_server.config import WORKER, Config, ConfigError, NotYet, fail, load
 from hmac_file_server.logfile import LogWriter, open_log
 from hmac_file_server.parent import Parent, receive_settings
 
@@ -37,7 +37,7 @@ class Options(UsageOptions):
             if self.parent is not None:
                 self._direct_log(self.config)
         except ConfigError as error:
-            fail(str(error))
+            fail(error)
 
     def _direct_log(self, settings: Config) -> None:
         """Tell twist where and how to log; its own ``--log-file`` holds where LogFile is empty."""
@@ -46,7 +46,7 @@ class Options(UsageOptions):
             self.parent["logFile"] = open_log(settings.log_file, given, is_worker=WORKER in os.environ)
         except OSError as error:
             reason = f"{error.strerror}; name a file that can be written, or leave it empty"
-            raise ConfigError(settings.problem("LogFile", settings.log_file, reason)) from None
+            raise NotYet(settings.problem("LogFile", settings.log_file, reason)) from None
         self.parent["logLevel"] = log.LEVELS[settings.log_level]
         self.parent["fileLogObserverFactory"] = log.observer
 
@@ -74,7 +74,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     try:
         return _service(options, reactor, out)
     except ConfigError as error:
-        fail(str(error))
+        fail(error)
 
 
 def _keep_memory() -> None:
@@ -99,9 +99,3 @@ def _service(options: Options, reactor: Any, out: LogWriter) -> IService:
     from hmac_file_server.workers import WorkersService
 
     return WorkersService(config, options["config"], reactor, out)
-
-
-def fail(message: str) -> NoReturn:
-    """End with one line on standard error."""
-    print(message, file=sys.stderr)
-    raise SystemExit(os.EX_CONFIG)

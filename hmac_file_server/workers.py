@@ -20,7 +20,7 @@ from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from hmac_file_server.config import WORKER, Config, ConfigError
+from hmac_file_server.config import WORKER, Config, ConfigError, fail
 from hmac_file_server.listener import cannot_listen
 from hmac_file_server.logfile import LogWriter
 from hmac_file_server.metrics import MetricsRoot, Ready, describe_process
@@ -89,7 +89,7 @@ class WorkersService(MultiService):
             if isinstance(opened[0], Failure):
                 opened[0].raiseException()
         except (CannotListenError, OSError, ValueError) as error:
-            raise cannot_listen(config, "ListenPort", listen, error) from None
+            fail(cannot_listen(config, "ListenPort", listen, error))
         self._shared = opened[0]
         self._shared.stopReading()
         return [self._shared.fileno()] * config.workers

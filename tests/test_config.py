@@ -559,6 +559,35 @@ def test_any_secrets(path: Path, secrets: list[str]) -> None:
     assert config.secrets == tuple(secret.encode() for secret in secrets)
 
 
+# TOML
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('Secret = "a"\n\nSecret = "b"\n', "not TOML: Secret is there twice, the second time in line 3; keep one"),
+        ("[server]\n[server]\n", "not TOML: server is there twice, the second time in line 2; keep one"),
+        ("ListenPort: 8080\n", "a line is written Key = value, and a comment begins with #"),
+        ('Secret = "abc\n', "the quote at the end of a text is missing"),
+        ("Secret = 'abc", "the quote at the end of a text is missing"),
+        ('StoreDir = "C:\\p"\n', "in 'single quotes' a backslash stands for itself"),
+        ("ListenPort = :8080\n", "text is written in quotes"),
+        ("ListenPort = 127.0.0.1:8080\n", "text is written in quotes"),
+        ("Fsync = True\n", "text is written in quotes, and true and false in small letters"),
+    ],
+)
+def test_remedies_for_toml(path: Path, content: str, reason: str) -> None:
+    """What is no TOML is refused with what its writer most likely missed."""
+    assert refusal(path, content).endswith(reason)
+
+
+@pytest.mark.parametrize("table", ["server", "security", "Workers", "redis"])
+def test_tables_of_3(path: Path, table: str) -> None:
+    """The tables of hmac-file-server 3.x are named as what they are, with the keys to write instead."""
+    line = refusal(path, f'[{table}]\nlisten_address = "8080"\n')
+    assert line.startswith(f"[{table}]: a table of hmac-file-server 3.x; here all keys stand at the top")
+
+
 # Anything
 
 

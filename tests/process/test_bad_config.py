@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from twisted.internet.error import CannotListenError
 
-from tests.support import Daemon, eventually
+from hmac_file_server.config import load
+from hmac_file_server.listener import cannot_listen
+from tests.support import DEADLINE, Daemon, eventually, free_port, need
 
 MakeDaemon = Callable[..., Daemon]
 
+OWN = "correct-horse-battery-staple"
+PASSES = os.EX_TEMPFAIL
+"""What a start ends with that may succeed later."""
 
-def refusal(folder: Path, config: Path | None) -> str:
-    """The one line on standard error with which twist ends."""
+
+def refusal(folder: Path, config: Path | None, status: int = os.EX_CONFIG, prefix: Sequence[str] = ()) -> str:
+    """The one line on standard error with which twist ends.
+
+    :param status: of its end: by it systemd knows whether to try again.
+    :param prefix: a command line to run it under.
+    """
     twist = Path(sys.executable).with_name("twist")
     arguments = ["--config", str(config)] if config else []
-    ended = subprocess.run(
-        [twist, "hmac-file-server", *arguments], cwd=folder, capture_output=True, text=True, timeout=30, check=False
-    )
-    assert ended.returncode != 0
+    command = [*prefix, str(twist), "hmac-file-server", *arguments]
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert ended.returncode == status, ended.stderr
     assert "Traceback" not in ended.stdout + ended.stderr
     assert ended.stderr.endswith("\n")
     assert len(ended.stderr.splitlines()) == 1, ended.stderr
@@ -42,16 +54,132 @@ def test_no_configuration(tmp_path: Path) -> None:
     assert refusal(tmp_path, None) == "./config.toml: No such file or directory; name the file with --config"
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("key", ["ListenPort", "MetricsPort"])
-def test_port_in_use(make_daemon: MakeDaemon, key: str) -> None:
-    """A port that another program has ends the start with the key, the port and the remedy."""
+def test_port_in_use(make_daemon: MakeDaemon, key: str, workers: int) -> None:
+    """A port that another program has ends the start with the key, the port, who has it, and the remedy."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        daemon = make_daemon(**{key: f"127.0.0.1:{port}"})
-        line = refusal(daemon.folder, daemon.config)
-    assert line.startswith(f"{daemon.config}: {key} = ")
-    assert str(port) in line
+        daemon = make_daemon(**{key: f"127.0.0.1:{port}"}, Workers=workers)
+        line = refusal(daemon.folder, daemon.config, PASSES)
+    assert line.startswith(f'{daemon.config}: {key} = "127.0.0.1:{port}": ')
+    assert f"(process {os.getpid()}) has it: " in line
     assert line.endswith("Address already in use; free it or choose another")
+
+
+def test_one_port_for_both(make_daemon: MakeDaemon) -> None:
+    """A port that is given to the daemon's two sites is not looked for in other programs."""
+    port = free_port()
+    daemon = make_daemon(ListenPort=f"127.0.0.1:{port}", MetricsPort=port)
+    assert "this daemon has it: " in refusal(daemon.folder, daemon.config, PASSES)
+
+
+def test_prometheus_has_its_port(make_daemon: MakeDaemon) -> None:
+    """The line for 9090 says that Prometheus listens there, too, and what to write."""
+    config = load(str(make_daemon().config))
+    taken = CannotListenError("127.0.0.1", 9090, OSError(errno.EADDRINUSE, "Address already in use"))
+    line = str(cannot_listen(config, "MetricsPort", config.metrics_listen, taken))
+    assert '9090 is Prometheus\'s own port: write MetricsPort = "127.0.0.1:9091"' in line
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_port_of_root(make_daemon: MakeDaemon, workers: int) -> None:
+    """A port below 1024 without the right to it is told from one that is taken."""
+    need("setpriv")
+    daemon = make_daemon(ListenPort=":443", Secret=OWN, Workers=workers)
+    drop = ["setpriv", "--bounding-set=-net_bind_service"] if os.geteuid() == 0 else []
+    line = refusal(daemon.folder, daemon.config, PASSES, drop)
+    assert line.startswith(f'{daemon.config}: ListenPort = ":443": Permission denied; ')
+    assert "let a proxy listen there, or systemd" in line
+    assert "AmbientCapabilities=CAP_NET_BIND_SERVICE" in line
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network of its own needs root")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_ipv6(make_daemon: MakeDaemon, workers: int) -> None:
+    """On a machine without IPv6 the default address is told from one that is taken."""
+    need("unshare")
+    port = free_port()
+    daemon = make_daemon(ListenPort=f"[::1]:{port}", Workers=workers, MetricsEnabled=False)
+    # Its loopback interface is down and has no address.
+    line = refusal(daemon.folder, daemon.config, PASSES, ["unshare", "--net"])
+    assert "Cannot assign requested address; IPv6 is off here" in line
+    assert f'"127.0.0.1:{port}" needs no IPv6' in line
+
+
+def test_no_ipv6_in_the_kernel(make_daemon: MakeDaemon) -> None:
+    """Neither is a kernel without IPv6, or a unit that may not use it, sent to free an address."""
+    config = load(str(make_daemon(ListenPort="[::1]:8080").config))
+    missing = OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+    line = str(cannot_listen(config, "ListenPort", config.listen, missing))
+    assert "IPv6 is off here" in line
+    assert '"127.0.0.1:8080"' in line
+
+
+def test_address_of_another_machine(make_daemon: MakeDaemon) -> None:
+    """An address that no interface has, or not yet, says how to find those that are there."""
+    daemon = make_daemon(ListenPort="192.0.2.1:8080", Secret=OWN)
+    assert "this machine has no such address (ip address lists them)" in refusal(daemon.folder, daemon.config, PASSES)
+
+
+def test_socket_in_an_absent_folder(make_daemon: MakeDaemon, tmp_path: Path) -> None:
+    """A Unix socket without its folder says what must be there."""
+    daemon = make_daemon(ListenPort=f"unix:{tmp_path}/absent/http", Secret=OWN)
+    line = refusal(daemon.folder, daemon.config, PASSES)
+    assert "No such file or directory; the socket's folder must be there" in line
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_absent_certificate(make_daemon: MakeDaemon, workers: int) -> None:
+    """A certificate that is not there is named, and who must be able to read it."""
+    daemon = make_daemon(ListenPort="ssl:8443:privateKey=/absent.pem", Secret=OWN, Workers=workers)
+    if workers == 1:
+        line = refusal(daemon.folder, daemon.config, PASSES)
+        assert "No such file or directory: /absent.pem; it must be a file that the user " in line
+    else:
+        assert "let a proxy speak TLS" in refusal(daemon.folder, daemon.config)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can leave its rights")
+@pytest.mark.parametrize("which", ["config.toml", "secret"])
+def test_unreadable_file(make_daemon: MakeDaemon, tmp_path: Path, which: str) -> None:
+    """A file that the daemon's user may not read says which user that is."""
+    need("setpriv")
+    (tmp_path / "secret").write_text(OWN)
+    daemon = make_daemon(SecretFile=str(tmp_path / "secret"))
+    (tmp_path / which).chmod(0)
+    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    line = refusal(daemon.folder, daemon.config, os.EX_CONFIG if which == "config.toml" else PASSES, drop)
+    assert "Permission denied; " in line
+    assert line.endswith("the user root (0) must be able to read it")
+
+
+def test_absent_secret(make_daemon: MakeDaemon) -> None:
+    """A credential that systemd should have put there is asked for in the unit."""
+    daemon = make_daemon(SecretFile="/run/credentials/hmac-file-server.service/secret")
+    line = refusal(daemon.folder, daemon.config, PASSES)
+    assert "No such file or directory; it must hold the secret; systemd puts it there: LoadCredential=secret:" in line
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_store_that_comes_later(make_daemon: MakeDaemon, tmp_path: Path, workers: int) -> None:
+    """A StoreDir that can not be made yet ends the start so that it is tried again, and then it works."""
+    (tmp_path / "mnt").touch()
+    daemon = make_daemon(StoreDir=str(tmp_path / "mnt" / "store"), Workers=workers)
+    refusal(tmp_path, daemon.config, PASSES)
+    (tmp_path / "mnt").unlink()
+    (tmp_path / "mnt").mkdir()
+    assert daemon.start().put("slot/a.txt", b"hello").status == 201
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("lines", ["Secret = x", 'Secret = "change-me"', "MaxRetries = -1", "[server]"])
+def test_what_the_file_says(make_daemon: MakeDaemon, lines: str, workers: int) -> None:
+    """What does not get better by itself ends the start so that it is not tried again."""
+    daemon = make_daemon(Workers=workers)
+    kept = [line for line in daemon.config.read_text().splitlines() if not line.startswith(lines.split(maxsplit=1)[0])]
+    daemon.config.write_text("\n".join([*kept, lines, ""]))
+    refusal(daemon.folder, daemon.config)
 
 
 @pytest.mark.parametrize(
@@ -59,15 +187,16 @@ def test_port_in_use(make_daemon: MakeDaemon, key: str) -> None:
 )
 def test_endpoint_that_can_not_listen(make_daemon: MakeDaemon, value: str) -> None:
     """An endpoint that Twisted does not understand, or can not open, ends the start with the key and the value."""
-    daemon = make_daemon(ListenPort=value, Secret="not the example's")
-    assert refusal(daemon.folder, daemon.config).startswith(f'{daemon.config}: ListenPort = "{value}": ')
+    daemon = make_daemon(ListenPort=value, Secret=OWN)
+    status = PASSES if "/" in value else os.EX_CONFIG
+    assert refusal(daemon.folder, daemon.config, status).startswith(f'{daemon.config}: ListenPort = "{value}": ')
 
 
 def test_store_below_a_file(make_daemon: MakeDaemon, tmp_path: Path) -> None:
     """A StoreDir that can not be made ends the start with the reason."""
     (tmp_path / "file").touch()
     daemon = make_daemon(StoreDir=str(tmp_path / "file" / "store"))
-    assert refusal(tmp_path, daemon.config) == (
+    assert refusal(tmp_path, daemon.config, PASSES) == (
         f'{daemon.config}: StoreDir = "{daemon.store}": Not a directory;'
         " it must be a folder that the daemon's user can write to"
     )
@@ -77,7 +206,7 @@ def test_log_in_an_absent_folder(make_daemon: MakeDaemon, tmp_path: Path) -> Non
     """A LogFile that can not be opened ends the start with the reason."""
     path = tmp_path / "absent" / "log"
     daemon = make_daemon(LogFile=str(path))
-    assert refusal(tmp_path, daemon.config) == (
+    assert refusal(tmp_path, daemon.config, PASSES) == (
         f'{daemon.config}: LogFile = "{path}": No such file or directory;'
         " name a file that can be written, or leave it empty"
     )

@@ -80,5 +80,8 @@ def test_the_unit_is_valid_and_tight(tmp_path: Path) -> None:
     unit.write_text(UNIT.read_text().replace("/opt/hmac-file-server/bin/twist", "/bin/true"))
     verified = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
     assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+    # Tried again for as long as it takes, but not with a configuration that is refused: see test_bad_config.
+    for line in ("Restart=on-failure", "RestartPreventExitStatus=78", "StartLimitIntervalSec=0"):
+        assert line in UNIT.read_text().splitlines()
     security = ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(unit)]
     assert subprocess.run(security, capture_output=True, check=False).returncode == 0
