@@ -45,7 +45,8 @@ class Crowd:
         :raises HTTPError: if it is one too many; it is not counted then.
         """
         if self._connections >= self._limits.connections:
-            raise unavailable("connections", "too many connections", seconds=5)
+            detail = f"too many connections: there are {self._connections} (MaxConnections)"
+            raise unavailable("connections", "too many connections", detail, seconds=5)
         user = "" if peer.trusted else one_user(peer.address)
         self._enter(user)
         self._connections += 1
@@ -80,7 +81,7 @@ class Crowd:
         if not user:
             return
         if self._by_user[user] >= self._limits.per_address:
-            raise HTTPError(
-                429, "connections", "too many connections from your address", headers={b"Retry-After": b"5"}
-            )
+            detail = f"too many at once from {user}: {self._by_user[user]} (MaxConnectionsPerAddress)"
+            headers = {b"Retry-After": b"5"}
+            raise HTTPError(429, "connections", "too many connections from your address", detail, headers)
         self._by_user[user] += 1

@@ -139,7 +139,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     config = example(
         "prometheus/prometheus.yml",
         ("rule_files:\n", "global:\n  scrape_interval: 1s\n  evaluation_interval: 1s\n\nrule_files:\n"),
-        ('"127.0.0.1:9090"', f'"127.0.0.1:{daemon.metrics_port}"'),
+        ('"127.0.0.1:9091"', f'"127.0.0.1:{daemon.metrics_port}"'),
     )
     (folder / "prometheus.yml").write_text(config)
     (folder / "rules.yml").write_text(re.sub(r"for: \d+[mh]", "for: 0s", (CONTRIB / "rules.yml").read_text()))
