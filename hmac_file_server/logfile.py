@@ -240,7 +240,7 @@ class LogWriter:
     def _write_some(self) -> bool:
         problem = self._stream.look()
         if problem:
-            self._complain(f"{problem}; the log goes on in the file that was moved away")
+            self._complain(f"{problem}; let the daemon's user write to it; until then the log goes on in the old file")
         with self._lock:
             if not self._waiting:
                 self._busy = False

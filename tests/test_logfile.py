@@ -119,7 +119,7 @@ def test_a_file_that_the_parent_could_open(tmp_path: Path) -> None:
     log = LogWriter(LogFile(str(path), descriptor))
     log.finish(patience=20)
     log.write("one\n")
-    assert old.read_text().endswith("moved away\none\n")
+    assert old.read_text().endswith("in the old file\none\n")
     path.parent.mkdir()
     log.write("two\n")
     assert path.read_text() == "two\n"

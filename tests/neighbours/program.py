@@ -13,6 +13,10 @@ from tests.support import DEADLINE, eventually
 
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
+# A command line under which another one runs as nobody. Python itself may lie where only root can read.
+_READ = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+NOBODY = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", *_READ]
+
 
 class Program:
     """A running program.
@@ -90,6 +94,13 @@ def run(*command: str | Path, cwd: Path | None = None, stdin: str = "") -> str:
     )
     assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}"
     return done.stdout
+
+
+def let_through(folder: Path) -> None:
+    """Let all users reach what lies in a folder."""
+    for above in (folder, *folder.parents):
+        if not above.stat().st_mode & 0o001:
+            above.chmod(0o711)
 
 
 def example(path: str, *changes: tuple[str, str]) -> str:
