@@ -6,13 +6,13 @@ import atexit
 import gc
 import os
 import sys
-import time
 from typing import Any
 
 from twisted.application.service import IService
 from twisted.python.usage import Options as UsageOptions
 
 from hmac_file_server import log, signals
+from hmac_file_server.clock import Awake
 from hmac_file_server.config import WORKER, Config, ConfigError, NotYet, fail, load
 from hmac_file_server.logfile import LogWriter, open_log
 from hmac_file_server.parent import Parent, receive_settings
@@ -60,8 +60,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         from twisted.internet import reactor as installed
 
         reactor = installed
-        # By default timers follow the wall clock: set forward it would cut what runs, set back it would stop them.
-        reactor.seconds = time.monotonic
+        Awake().drive(reactor)
         # What is there when all has started stays: the collector, which looks at all of it, would stop us for long.
         reactor.callWhenRunning(gc.collect)
         reactor.callWhenRunning(gc.freeze)
