@@ -64,6 +64,23 @@ UNIX = {
     "Apache at a Unix socket": Setup("apache2", Apache, unix=True),
 }
 
+BUFFERING = {
+    "HAProxy that buffers": Setup(
+        "haproxy", HAProxy, (("    option forwardfor\n", "    option forwardfor\n    option http-buffer-request\n"),)
+    ),
+    "Caddy that buffers": Setup(
+        "caddy", Caddy, (("\t\ttransport http", "\t\tbuffer_requests\n\t\tmax_buffer_size 1GB\n\t\ttransport http"),)
+    ),
+    "Apache that buffers": Setup(
+        "apache2",
+        Apache,
+        (
+            ("<VirtualHost", "LoadModule buffer_module /usr/lib/apache2/modules/mod_buffer.so\n<VirtualHost"),
+            ("    LimitRequestBody", "    SetInputFilter BUFFER\n    LimitRequestBody"),
+        ),
+    ),
+}
+
 PASSING = [name for name, setup in SETUPS.items() if setup.passes_104]
 UNBUFFERED = [name for name, setup in SETUPS.items() if BUFFERED not in setup.changes and setup.proxy is not Apache]
 
@@ -83,7 +100,7 @@ class House:
 @pytest.fixture(scope="module", params=SETUPS)
 def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """One for all tests of a setup."""
-    setup = (SETUPS | UNIX)[request.param]
+    setup = (SETUPS | UNIX | BUFFERING)[request.param]
     need(setup.program, "openssl")
     # What pytest makes is closed to the users that the proxies' workers run as.
     folder = Path(tempfile.mkdtemp())
@@ -305,6 +322,20 @@ def test_refusals(
     assert answer.headers["access-control-allow-origin"] == "*"
     assert answer.headers["content-type"] == "text/plain; charset=utf-8"
     assert not (house.daemon.store / "slot").exists()
+
+
+@pytest.mark.parametrize("house", [*SETUPS, *UNIX, *BUFFERING], indirect=True)
+@pytest.mark.parametrize("status", [403, 413])
+def test_a_large_body_that_is_refused(house: House, protocol: str, status: int, slot: str) -> None:
+    """However large the body, its client reads the daemon's refusal, and a browser can, too."""
+    size = 100 * MIB
+    target = f"/upload/{slot}?v={'0' * 64}" if status == 403 else put_target(slot, size)
+    with house.connect(protocol) as client:
+        client.begin("PUT", target, size)
+        for _ in range(size // MIB):
+            client.send(bytes(MIB))
+        answer = client.final()
+    assert (answer.status, answer.headers.get("access-control-allow-origin")) == (status, "*")
 
 
 @pytest.mark.parametrize("house", UNBUFFERED, indirect=True)
