@@ -151,10 +151,18 @@ def _redis(value: Any) -> RedisServer | None:
 def _networks(value: Any) -> tuple[Network, ...]:
     try:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return tuple(ipaddress.ip_network(item, strict=False) for item in value)
+            return tuple(_plain(ipaddress.ip_network(item, strict=False)) for item in value)
     except ValueError:
         pass
     raise ValueError('write a list of addresses or networks, as ["127.0.0.1", "10.0.0.0/8"]')
+
+
+def _plain(network: Network) -> Network:
+    """IPv4 as IPv4, also where it is written in IPv6's form: ``::ffff:10.0.0.0/104`` is ``10.0.0.0/8``."""
+    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
+    if mapped is None or network.prefixlen < 96:
+        return network
+    return ipaddress.ip_network((mapped, network.prefixlen - 96))
 
 
 def _prefix(value: Any) -> str:

@@ -34,6 +34,7 @@ from hmac_file_server.uploads.retry import RetryPolicy
 from hmac_file_server.uploads.upload import Uploads
 from hmac_file_server.web.access import Access
 from hmac_file_server.web.client import Proxies
+from hmac_file_server.web.hints import Hints
 from hmac_file_server.web.limits import Limits
 from hmac_file_server.web.resource import Files, root
 from hmac_file_server.web.serving import Serving
@@ -105,7 +106,8 @@ class FileService(MultiService):
         self._out = out
         access = Access(metrics, reactor, Lines(out, config.log_level))
         tree = root(config.upload_sub_dir, files, resumption)
-        self._site = Site(tree, reactor, _limits(config), access.ended, access.turned_away)
+        hints = Hints(config.listen.endpoint, config.trusted_proxies)
+        self._site = Site(tree, reactor, _limits(config), access.ended, access.turned_away, hints)
         self._keeper.setServiceParent(self)
         self._says_hello = shared is None
         self._listener: Listener | SharedListener

@@ -33,10 +33,10 @@ class Access:
         self._crowded_at = -math.inf
 
     def turned_away(self, address: str, error: HTTPError) -> None:
-        """Take note of a connection that was refused; the log tells of one a second."""
+        """Take note of a connection that was refused; of those that are too many the log tells of one a second."""
         self._metrics.refusals.labels(error.reason).inc()
         now = self._clock.seconds()
-        if now >= self._crowded_at + 1.0 and self._lines.wants("warn"):
+        if error.reason == "connections" and now >= self._crowded_at + 1.0 and self._lines.wants("warn"):
             self._crowded_at = now
             self._lines.write("warn", f"{address} was refused a connection: {error}")
 

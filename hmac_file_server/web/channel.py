@@ -6,6 +6,7 @@ import contextlib
 import re
 from typing import TYPE_CHECKING, Any
 
+import attrs
 from twisted.internet.interfaces import IAddress, IDelayedCall
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import LineReceiver
@@ -50,13 +51,21 @@ class Channel(HTTPChannel):
     _timer: IDelayedCall | None = None
     _reader: Reader | None = None
     _closing = False
+    _heard = False
 
     def connectionMade(self) -> None:
         self.transport.bufferSize = READ
-        self._address = self.transport.getPeer()
-        self.peer = Peer.of(self._address, self.site.limits.proxies.trusted)
         HTTPChannel.connectionMade(self)
         self.site.opened(self)
+        self._address = self.transport.getPeer()
+        self.peer = Peer.of(self._address, self.site.limits.proxies.trusted)
+        if self.site.limits.proxies.proxy_protocol:
+            # Who it is comes before the first bytes; until then it is nobody's connection.
+            self.peer = attrs.evolve(self.peer, trusted=True)
+        self._count()
+
+    def _count(self) -> None:
+        """Have it counted, or refuse it if it is one too many."""
         try:
             self.counted_as = self.site.crowd.connected(self.peer)
         except HTTPError as error:
@@ -64,6 +73,8 @@ class Channel(HTTPChannel):
             self._say_and_close(error)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if not (self._heard or self._closing):
+            self.site.hints.never_spoke(self.peer.address, reason, self.transport.disconnecting)
         try:
             HTTPChannel.connectionLost(self, reason)
         finally:
@@ -147,6 +158,10 @@ class Channel(HTTPChannel):
     # Requests
 
     def dataReceived(self, data: bytes) -> None:
+        if not self._heard:
+            self._hear(data)
+            if self._closing:
+                return
         while data:
             end = data.find(b"\r\n\r\n", 0, _LONGEST_HEAD) if self._between_requests else -1
             taken = self._take_request(data, end + 4) if end >= 0 else 0
@@ -159,6 +174,19 @@ class Channel(HTTPChannel):
                 LineReceiver.dataReceived(self, data)
                 return
             data = data[taken:]
+
+    def _hear(self, first: bytes) -> None:
+        """Look at the first bytes of all."""
+        self._heard = True
+        if self.site.limits.proxies.proxy_protocol and self.counted_as is not None:
+            self.site.crowd.gone(self.counted_as)
+            self.counted_as = None
+            self._address = self.transport.getPeer()
+            self.peer = Peer.of(self._address, self.site.limits.proxies.trusted)
+            self._count()
+        if self.site.hints.first_bytes(self.peer.address, first) and not self._closing:
+            self.site.turned_away(self.peer.address, MALFORMED)
+            self._say_and_close(MALFORMED)
 
     @property
     def _between_requests(self) -> bool:

@@ -44,6 +44,7 @@ DRAIN_IDLE = 5.0
 
 _LARGE_BODY = 1 << 20
 _FORWARDED = frozenset({b"X-Forwarded-For", b"Forwarded"})
+_NAME_CLIENTS = _FORWARDED | {b"X-Real-Ip"}
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*(.*)", re.IGNORECASE)
 _STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode("ascii")) for status in HTTPStatus
@@ -103,6 +104,10 @@ class Request(server.Request):
                 trusted = self.site.limits.proxies.trusted
                 self.client_address = client_address(self.client, self.requestHeaders, trusted)
                 self._counted_as = self.site.crowd.arrived(self.client_address)
+            elif self.says_any(_NAME_CLIENTS) and not (
+                channel.peer.trusted or self.site.limits.proxies.proxy_protocol
+            ):
+                self.site.hints.untrusted(self.client_address)
             self._resource = self.site.getResourceFor(self)
             self.body = self._resource.accept(self, length)
         except HTTPError as error:

@@ -11,6 +11,7 @@ from twisted.web.resource import IResource
 
 from hmac_file_server.web.channel import Channel
 from hmac_file_server.web.errors import HTTPError, unavailable
+from hmac_file_server.web.hints import Hints
 from hmac_file_server.web.limits import Crowd, Limits
 from hmac_file_server.web.request import Request
 
@@ -28,6 +29,7 @@ class Site(server.Site):
     :param limits: what clients may hold open.
     :param ended: told of each request when it is over.
     :param turned_away: told of each connection that is refused.
+    :param hints: tells the operator what does not fit in front of it.
 
     :ivar draining: whether the daemon is about to stop and takes no new requests.
     """
@@ -43,6 +45,7 @@ class Site(server.Site):
         limits: Limits,
         ended: Ended,
         turned_away: TurnedAway = lambda address, error: None,
+        hints: Hints | None = None,
     ) -> None:
         super().__init__(resource, timeout=limits.idle_timeout, reactor=clock, parsePOSTFormSubmission=False)
         self.limits = limits
@@ -50,6 +53,7 @@ class Site(server.Site):
         self.draining = False
         self._ended = ended
         self.turned_away = turned_away
+        self.hints = hints or Hints()
         self._channels: set[Channel] = set()
         self._drained: Deferred[None] | None = None
 

@@ -1,0 +1,95 @@
+"""What does not fit between the daemon and what stands in front of it: the operator is told, once each."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from hmac_file_server.web.client import Network
+
+_log = Logger()
+
+_FIRST = frozenset(b"!#$%&'*+-.^_`|~\r\n" + string.ascii_letters.encode() + string.digits.encode())
+"""What a request can begin with: a letter of its method, or an empty line before it (RFC 9112, section 2.2)."""
+_TLS = b"\x16"
+_PROXY = b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n"
+_HTTP_2 = b"PRI * HTTP/2.0\r\n"
+_MOST = 10
+
+
+class Hints:
+    """Says what is wrong, about whom, and what to write instead; at most ten times, for anybody can cause it.
+
+    :param endpoint: where ``ListenPort`` listens.
+    :param trusted: ``TrustedProxies``.
+    """
+
+    def __init__(self, endpoint: str = "tcp:8080", trusted: Sequence[Network] = ()) -> None:
+        self._endpoint = endpoint
+        self._trusted = trusted
+        self._said: set[tuple[str, str]] = set()
+
+    def first_bytes(self, address: str, data: bytes) -> bool:
+        """Look at the first bytes of a connection.
+
+        :returns: whether no request can come of them.
+        """
+        if data.startswith(_TLS):
+            self._say(
+                address,
+                "speaks TLS to a port for plain HTTP: let the proxy connect with http://, or serve TLS here with"
+                ' ListenPort = "ssl:8443:privateKey=key.pem:certKey=cert.pem"',
+            )
+        elif data.startswith(_PROXY):
+            self._say(
+                address,
+                "sends the PROXY protocol to a port without it: take it out of the proxy's configuration (HAProxy's"
+                f' send-proxy, nginx\'s proxy_protocol), or set ListenPort = "haproxy:{self._endpoint}"',
+            )
+        elif data.startswith(_HTTP_2):
+            self._say(
+                address,
+                "speaks HTTP/2 to a port for HTTP/1.1: let the proxy connect with HTTP/1.1 (http:// instead of h2c://"
+                ' in Caddy and Apache, no "proto h2" in HAProxy)',
+            )
+        return data[0] not in _FIRST
+
+    def never_spoke(self, address: str, reason: Failure, turned_away: bool) -> None:
+        """Look at a connection that is lost without having brought any byte of HTTP.
+
+        :param turned_away: whether it was ended on this side.
+        """
+        if "http request" in str(reason.value):
+            self._say(
+                address,
+                "speaks plain HTTP to a port for TLS: let the proxy connect with https://, or serve plain HTTP with"
+                ' ListenPort = ":8080"',
+            )
+        elif turned_away and self._endpoint.startswith("haproxy:"):
+            endpoint = self._endpoint.partition(":")[2]
+            self._say(
+                address,
+                "does not send the PROXY protocol, which ListenPort asks for: add send-proxy to the server's line in"
+                f' HAProxy, or set ListenPort = "{endpoint}"',
+            )
+
+    def untrusted(self, address: str) -> None:
+        """Take note of a request with the headers of a proxy that is not believed."""
+        trusted = ", ".join(f'"{name}"' for name in (*map(_written, self._trusted), address))
+        self._say(
+            address,
+            "sends X-Forwarded-For or the like and is not in TrustedProxies: all who come through it count as one"
+            f" client. If it is a proxy of yours, set TrustedProxies = [{trusted}]",
+        )
+
+    def _say(self, address: str, what: str) -> None:
+        if (address, what) not in self._said and len(self._said) < _MOST:
+            self._said.add((address, what))
+            _log.warn("{address} {what}", address=address, what=what)
+
+
+def _written(network: Network) -> str:
+    return str(network.network_address if network.num_addresses == 1 else network)
