@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -22,7 +23,7 @@ from tests.neighbours.haproxy import HAProxy
 from tests.neighbours.nginx import BUFFERED, HTTP_1_0, Nginx
 from tests.neighbours.proxy import Http1, Http2, Proxy
 from tests.neighbours.xmpp import AWKWARD_NAMES
-from tests.support import Answer, Daemon, eventually, need, put_target
+from tests.support import Answer, Daemon, eventually, free_port, need, put_target
 
 MIB = 1 << 20
 MOST = 8 * MIB
@@ -417,3 +418,65 @@ def test_unix_sockets(house: House, protocol: str, slot: str) -> None:
     test_an_iphone_uploads(house, protocol, 6, MIB, f"1-{slot}")
     test_plain_requests(house, protocol, f"2-{slot}")
     test_the_clients_address(house, protocol, f"3-{slot}")
+
+
+# Proxies that are set up wrongly
+
+_TO_NGINX = "proxy_pass http://hmac_file_server;"
+_TO_CADDY = ("reverse_proxy /upload/* ", "reverse_proxy /upload/* h2c://")
+_AT = "server daemon 127.0.0.1:"
+
+WRONG = {
+    "nginx with TLS": (Nginx, (_TO_NGINX, _TO_NGINX.replace("http:", "https:")), "speaks TLS"),
+    "HAProxy with TLS": (HAProxy, (_AT, f"default-server ssl verify none\n    {_AT}"), "speaks TLS"),
+    "HAProxy with HTTP/2": (HAProxy, (_AT, f"default-server proto h2\n    {_AT}"), "speaks HTTP/2"),
+    "HAProxy with send-proxy": (HAProxy, (_AT, f"default-server send-proxy\n    {_AT}"), "sends the PROXY protocol"),
+    "HAProxy with send-proxy-v2": (HAProxy, (_AT, f"default-server send-proxy-v2\n    {_AT}"), "sends the PROXY"),
+    "Caddy with HTTP/2": (Caddy, _TO_CADDY, "speaks HTTP/2"),
+    "Caddy with TLS": (Caddy, ("transport http {", "transport http {\n\t\t\ttls_insecure_skip_verify"), "speaks TLS"),
+    "Apache with TLS": (Apache, ("http://127.0.0.1", "https://127.0.0.1"), "speaks TLS"),
+}
+PROGRAMS = {Nginx: "nginx", HAProxy: "haproxy", Caddy: "caddy", Apache: "apache2"}
+
+
+@pytest.mark.parametrize(("kind", "change", "words"), WRONG.values(), ids=WRONG)
+def test_what_a_proxy_speaks_wrongly(
+    make_daemon: Callable[..., Daemon], tmp_path: Path, kind: type[Proxy], change: tuple[str, str], words: str
+) -> None:
+    """Its client hears of an error at once, and the daemon's log tells once what to change."""
+    need(PROGRAMS[kind], "openssl")
+    daemon = make_daemon().start()
+    changes = [change]
+    if kind is Apache:
+        changes.append(("SSLEngine on", "SSLEngine on\n    SSLProxyEngine on\n    SSLProxyVerify none"))
+    proxy = kind(tmp_path, daemon, *changes)
+    try:
+        for _ in range(2):
+            with proxy.wire() as client:
+                assert ask(client, "GET", "/upload/none").status in (400, 500, 502, 503)
+    finally:
+        proxy.program.end()
+    daemon.stop()
+    lines = [line for line in daemon.log.splitlines() if words in line]
+    assert len(lines) == 1
+    assert "127.0.0.1" in lines[0]
+
+
+def test_haproxy_with_the_proxy_protocol(make_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
+    """With send-proxy and a haproxy: endpoint the log names the client, without any header in the request."""
+    need("haproxy", "openssl")
+    port = free_port()
+    daemon = make_daemon(ListenPort=f"haproxy:tcp:{port}:interface=127.0.0.1", TrustedProxies=[]).launch()
+    daemon.port = port
+    eventually(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
+    changes = ((_AT, f"default-server send-proxy-v2\n    {_AT}"), ("    option forwardfor\n", ""))
+    proxy = HAProxy(tmp_path, daemon, *changes)
+    try:
+        with proxy.wire("127.0.0.2") as client:
+            assert upload(client, "slot/a.bin", b"hello", **resumable(6)).status == 201
+            assert not client.interims
+    finally:
+        proxy.program.end()
+    daemon.stop()
+    assert " 127.0.0.2 PUT /upload/slot/a.bin 201 " in daemon.log
+    assert kept(daemon) == set()

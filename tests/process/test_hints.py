@@ -32,7 +32,8 @@ def proxy_2(address: str) -> bytes:
 
 
 def told(daemon: Daemon, words: str) -> list[str]:
-    """The log's lines with these words."""
+    """The lines with these words in the log of a daemon that ends here, so that all of it is written."""
+    daemon.stop()
     return [line for line in daemon.log.splitlines() if words in line]
 
 
@@ -108,8 +109,6 @@ def test_plain_http_to_a_port_for_tls(make_daemon: MakeDaemon, tmp_path: Path) -
     for _ in range(3):
         with Wire(port).send(GET) as wire:
             wire.rest()
-    (line,) = eventually(lambda: told(daemon, "speaks plain HTTP"))
-    assert "https://" in line
     context = ssl.create_default_context(cafile=str(chain))
     with (
         socket.create_connection(("127.0.0.1", port)) as plain,
@@ -117,7 +116,8 @@ def test_plain_http_to_a_port_for_tls(make_daemon: MakeDaemon, tmp_path: Path) -
     ):
         secure.sendall(GET)
         assert secure.recv(12) == b"HTTP/1.1 404"
-    assert len(told(daemon, "speaks plain HTTP")) == 1
+    (line,) = told(daemon, "speaks plain HTTP")
+    assert "https://" in line
 
 
 @pytest.mark.parametrize("header", [proxy_1, proxy_2])
@@ -141,10 +141,10 @@ def test_the_proxy_protocol(make_daemon: MakeDaemon, header: Callable[[str], byt
             return wire.answer().status == 404
 
     eventually(is_let_in)
-    assert told(daemon, " 192.0.2.8 GET /upload/none 404 ")
-    assert told(daemon, "192.0.2.7 was refused a connection")
     for wire in wires:
         wire.close()
+    assert told(daemon, " 192.0.2.8 GET /upload/none 404 ")
+    assert told(daemon, "192.0.2.7 was refused a connection")
 
 
 @pytest.mark.parametrize("begin", [GET, client_hello()], ids=["HTTP", "TLS"])
@@ -155,11 +155,12 @@ def test_no_proxy_protocol(make_daemon: MakeDaemon, begin: bytes) -> None:
     eventually(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
     with Wire(port).send(proxy_1("192.0.2.7") + GET) as wire:
         assert wire.answer().status == 404
-    assert not told(daemon, "warn")
+    Wire(port).close()
     for _ in range(3):
         with Wire(port).send(begin) as wire:
             assert wire.rest() == b""
-    (line,) = eventually(lambda: told(daemon, "does not send the PROXY protocol"))
+    (line,) = told(daemon, " warn ")
+    assert "does not send the PROXY protocol" in line
     assert "send-proxy" in line
     assert f'ListenPort = "tcp:{port}:interface=127.0.0.1"' in line
 
@@ -197,7 +198,7 @@ def test_one_address_too_often(make_daemon: MakeDaemon) -> None:
         with daemon.wire() as extra:
             assert extra.answer().status == 429
     (line,) = told(daemon, "was refused a connection")
-    assert "MaxConnectionsPerAddress = 1" in line
+    assert "(MaxConnectionsPerAddress)" in line
     assert "TrustedProxies" in line
 
 
