@@ -158,7 +158,7 @@ class Channel(HTTPChannel):
     # Requests
 
     def dataReceived(self, data: bytes) -> None:
-        if not self._heard:
+        if data and not self._heard:
             self._hear(data)
             if self._closing:
                 return
