@@ -81,7 +81,7 @@ def eventually(check: Callable[[], T], deadline: float = DEADLINE, what: str = "
 
 def need(*programs: str) -> None:
     """Skip the test where a program is missing; fail where REQUIRE_SERVERS says that it must not be."""
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     for program in programs:
         if shutil.which(program, path=path) is None:
             missing(f"{program} is not installed")

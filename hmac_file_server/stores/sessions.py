@@ -39,6 +39,10 @@ class NoSession(Exception):
     """There is no such session, or it has ended."""
 
 
+class _NoRecord(NoSession):
+    """There is no record of it."""
+
+
 class Held(Exception):
     """Somebody else is using the session.
 
@@ -138,7 +142,7 @@ class SessionFiles:
         try:
             record = os.open(_name(token, RECORD), os.O_RDONLY | _FLAGS, dir_fd=self.place.nursery)
         except FileNotFoundError:
-            raise NoSession from None
+            raise _NoRecord from None
         try:
             session = decode(token, os.read(record, _LARGEST_RECORD))
         finally:
@@ -155,21 +159,19 @@ class SessionFiles:
         :raises NoSession: if there is none.
         :raises Held: if somebody else has it.
         """
-        session = self.read(token)
+        session = self._read_now(token)
         if session.complete:
             return session, -1
         data = self._lock(token)
         try:
             self._unlink(token, WANTED)
-            session = self.read(token)  # Again: whoever had the lock before may have gone on with it.
-            there = os.fstat(data)
-            if not session.complete and (there.st_nlink > 1 or there.st_size < session.safe):
-                # It has its public name already, and its record could not follow; or its bytes are lost.
+            session = self._read_now(token)  # Again: whoever had the lock before may have gone on with it.
+            if not session.complete:
                 session = self._settle(session, data)
             if session.complete:
                 os.close(data)
                 return session, -1
-            if not there.st_nlink:
+            if not os.fstat(data).st_nlink:
                 raise NoSession
             _trim(data, session.safe)
             if self.place.fsync:
@@ -180,11 +182,25 @@ class SessionFiles:
             raise
         return session, data
 
+    def _read_now(self, token: str) -> Session:
+        """As :meth:`read`, also where another machine has just replaced the record, and the old one is still named."""
+        try:
+            return self.read(token)
+        except _NoRecord:
+            if not self.place.file_system.special and self._exists(token, DATA):
+                raise Held(token) from None
+            raise
+
     def _settle(self, session: Session, data: int) -> Session:
-        if self._is_published(session, data):
+        """See whether it has its public name already, and its record could not follow; or whether its bytes are lost."""
+        has_names = os.fstat(data).st_nlink > 1
+        # What another machine has just done to a file, its attributes may not tell here yet.
+        if (has_names or not self.place.file_system.special) and self._is_published(session, data):
             return self.finish(session)
-        self.remove(session.token)
-        raise NoSession
+        if has_names or (session.safe and not os.pread(data, 1, session.safe - 1)):
+            self.remove(session.token)
+            raise NoSession
+        return session
 
     def _is_published(self, session: Session, data: int) -> bool:
         """Whether the data has the slot's name; then both are safe, which whoever named it may not have seen to."""

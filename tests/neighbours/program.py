@@ -6,12 +6,13 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.support import DEADLINE, eventually
 
-PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+PATH = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 # A command line under which another one runs as nobody. Python itself may lie where only root can read.
 _READ = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]

@@ -17,12 +17,12 @@ import pytest
 
 from tests.neighbours.program import PATH, Program
 from tests.neighbours.redis import Connection, Redis
+from tests.neighbours.resumable import BODY, Resumable, ask
 from tests.support import DEADLINE, SECRET, Answer, Daemon, Wire, eventually, free_port, need, put_target
 
 MakeDaemon = Callable[..., Daemon]
 
 PASSWORD = "gate27-lantern14"
-BODY = bytes(range(256)) * 400
 LEASE_SECONDS, SESSION_SECONDS = 15, 900
 
 # Redis is tried again after up to 15 s, and has to work for 3 s.
@@ -161,53 +161,6 @@ def begin(daemon: Daemon, path: str, body: bytes = BODY) -> Wire:
 def finish(wire: Wire, body: bytes = BODY) -> Answer:
     with wire:
         return wire.send(body[-1:]).final()
-
-
-@attrs.frozen
-class Resumable:
-    """A resumable upload in version 6, as it goes through proxies that drop 104: begun without content."""
-
-    port: int
-    path: str
-    location: str
-
-    @classmethod
-    def create(cls, port: int, path: str) -> Resumable:
-        target = put_target(path, len(BODY))
-        length = str(len(BODY))
-        answer = _ask(port, "PUT", target, Upload_Complete="?0", Upload_Length=length, Content_Length="0")
-        assert answer.status == 201
-        assert answer.headers["upload-complete"] == "?0"
-        return cls(port, path, answer.headers["location"])
-
-    @property
-    def token(self) -> str:
-        return self.location.rpartition("/")[2]
-
-    def offset(self) -> int:
-        answer = _ask(self.port, "HEAD", self.location)
-        assert answer.status == 204
-        return int(answer.headers["upload-offset"])
-
-    def append(self, offset: int, end: int = len(BODY)) -> Wire:
-        """Send what comes after the offset, up to an end: a request that is whole, or one that is not yet."""
-        head = _head("PATCH", self.location, Upload_Offset=str(offset), Upload_Complete="?1",
-                     Content_Type="application/partial-upload", Content_Length=str(len(BODY) - offset))  # fmt: skip
-        return Wire(self.port).send(head + BODY[offset:end])
-
-    def cancel(self) -> int:
-        return _ask(self.port, "DELETE", self.location).status
-
-
-def _head(method: str, target: str, **headers: str) -> bytes:
-    lines = [f"{method} {target} HTTP/1.1", "Host: localhost", "Upload-Draft-Interop-Version: 6"]
-    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, "", ""]).encode()
-
-
-def _ask(port: int, method: str, target: str, **headers: str) -> Answer:
-    with Wire(port) as wire:
-        return wire.send(_head(method, target, **headers)).final(head=method == "HEAD")
 
 
 # Where it is
@@ -606,7 +559,7 @@ def test_resumed_at_the_other_daemon(house: House, tmp_path: Path) -> None:
             before, offset = offset, upload.offset()
             assert before <= offset <= end
             # One more request, so that the next part goes to the other one.
-            assert _ask(port, "GET", "/upload/none").status == 404
+            assert ask(port, "GET", "/upload/none").status == 404
         assert finish(upload.append(offset, len(BODY) - 1)).status == 201
     finally:
         program.end()
