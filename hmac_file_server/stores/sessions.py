@@ -192,7 +192,7 @@ class SessionFiles:
             raise
 
     def _settle(self, session: Session, data: int) -> Session:
-        """See whether it has its public name already, and its record could not follow; or whether its bytes are lost."""
+        """Find out whether it has its public name already, and its record could not follow; or its bytes are lost."""
         has_names = os.fstat(data).st_nlink > 1
         # What another machine has just done to a file, its attributes may not tell here yet.
         if (has_names or not self.place.file_system.special) and self._is_published(session, data):
