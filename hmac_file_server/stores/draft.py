@@ -58,6 +58,7 @@ class Draft:
 
     :param size: bytes to come.
     :param media_type: the verified type, kept with the file; None if there is none.
+    :ivar claimed: how long the file may become in the room that is kept for it; set between two calls.
     :raises BadName: if the file system can hold no file of that name.
     :ivar condition: the client's, if it has one.
     :ivar digests: each the SHA-256 of the file, as the client says.
@@ -78,15 +79,26 @@ class Draft:
         # A small body stays at hand until it is safe, to be written again if a flush fails.
         self._kept: Chunks | None = [] if place.fsync and size <= _KEPT else None
         self._lost: Chunks = []
-        self._reserved = False
+        self._reserved = 0
+        self.claimed = 0
         self._is_large = False
         self._written = 0
         self._flush_begun = 0
 
     @property
     def owed(self) -> int:
-        """Bytes that are still to be taken from the file system's free space."""
-        return 0 if self._reserved else self._size - self._written
+        """Bytes that are claimed, and still to be taken from the file system's free space."""
+        return max(0, self.claimed - max(self._reserved, self.position))
+
+    @property
+    def path(self) -> SlotPath | None:
+        """The slot's; None while that is not known."""
+        return self._path
+
+    @property
+    def end(self) -> int:
+        """Where in the file the request's last byte goes."""
+        return self._size
 
     @property
     def splices(self) -> bool:
@@ -94,7 +106,7 @@ class Draft:
         return self._place.file_system.special
 
     @property
-    def _position(self) -> int:
+    def position(self) -> int:
         """Where in the file the next byte goes."""
         return self._written
 
@@ -120,6 +132,7 @@ class Draft:
             # Nothing would be saved by looking first: publishing finds a slot that is taken.
             self._file = self._make_file()
         self.begin()
+        self._reserve(self._opened)
         self._write_out(chunks)
         self._begin_flush()
         if source is not None and source.left:
@@ -138,7 +151,7 @@ class Draft:
 
     def _begin_flush(self) -> None:
         """Let the disk work while the rest of a large body arrives, so that the flush at its end is a short one."""
-        begun, position = self._flush_begun, self._position
+        begun, position = self._flush_begun, self.position
         if self._place.flusher is not None and position - begun >= _WORTH_FLUSHING:
             self._place.flusher.begin(self._opened, begun, position - begun)
             self._flush_begun = position
@@ -265,26 +278,36 @@ class Draft:
                 _lock(file, fcntl.LOCK_EX)
             if self._name is not None and not os.fstat(file).st_nlink:
                 raise BlockingIOError(errno.EAGAIN, "a sweep took the new file for an old one")
-            self._prepare(file, self._size)
+            self._prepare(file)
         except BaseException:
             os.close(file)
             self._unlink_name()
             raise
         return file
 
-    def _prepare(self, file: int, size: int) -> None:
-        """Keep room up to a size, and keep the type with the file."""
-        if size > _RESERVE_ABOVE:
+    def _prepare(self, file: int) -> None:
+        """Keep the first room, and keep the type with the file."""
+        if self.end > _RESERVE_ABOVE:
             try:
-                check_length(file, size)
-                self._reserved = self._place.file_system.special and reserve(file, size)
+                check_length(file, self.end)
             except OSError as error:
                 raise self._not_written(error) from None
+            self._reserve(file)
             if self._place.flusher is not None and not self._is_large:
                 self._place.flusher.large(1)
                 self._is_large = True
         if self._media_type and len(self._media_type) <= _LONGEST_TYPE:
             _set_type(file, self._media_type)
+
+    def _reserve(self, file: int) -> None:
+        """Take from the disk what is claimed, before somebody else does."""
+        taken = max(self._reserved, self.position)
+        if self.claimed > taken and self.end > _RESERVE_ABOVE and self._place.file_system.special:
+            try:
+                if reserve(file, taken, self.claimed - taken):
+                    self._reserved = self.claimed
+            except OSError as error:
+                raise self._not_written(error) from None
 
     def _flush(self, file: int) -> Steps:
         try:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import attrs
 
-from hmac_file_server.slots.path import SlotPath
 from hmac_file_server.stores.draft import Chunks, Draft, SlotTaken, WrongFile, has_digest
 from hmac_file_server.stores.faults import NO_ROOM, BadName, NotDurable, TooLong
 from hmac_file_server.stores.flush import run_alone
@@ -96,16 +95,11 @@ class KeptDraft(Draft):
         self._unwritten: Chunks = []
 
     @property
-    def path(self) -> SlotPath | None:
-        """The slot's; None while that is not known."""
-        return self._path
+    def end(self) -> int:
+        return self.part.offset + self.part.size
 
     @property
-    def owed(self) -> int:
-        return 0 if self._reserved else self.part.size - self._written
-
-    @property
-    def _position(self) -> int:
+    def position(self) -> int:
         return self.part.offset + self._written
 
     def begin(self) -> None:
@@ -131,7 +125,7 @@ class KeptDraft(Draft):
         self._media_type = session.media_type
         file = self._files.make(session)
         try:
-            self._prepare(file, self.part.size)
+            self._prepare(file)
             self._files.write(session, flush=False)
         except BaseException:
             os.close(file)
@@ -159,7 +153,7 @@ class KeptDraft(Draft):
     def reserve(self) -> None:
         """Keep room for a part that goes on."""
         assert self._file is not None
-        self._prepare(self._file, self.part.offset + self.part.size)
+        self._prepare(self._file)
 
     def _check(self, session: Session) -> None:
         part = self.part
@@ -187,7 +181,7 @@ class KeptDraft(Draft):
         self._unwritten = chunks
         super().write(chunks, source)
         # A part with a digest counts only when it is whole.
-        if self._position - self._saved >= enough and self.part.digest is None:
+        if self.position - self._saved >= enough and self.part.digest is None:
             self.save()
 
     @property
@@ -204,7 +198,7 @@ class KeptDraft(Draft):
         assert self.session is not None
         if self._place.fsync:
             run_alone(self._flush(self._file), self._place.flusher)
-        session = attrs.evolve(self.session, safe=self._position, touched=self._files.now())
+        session = attrs.evolve(self.session, safe=self.position, touched=self._files.now())
         self._files.write(session)
         self.session = session
 
@@ -226,12 +220,12 @@ class KeptDraft(Draft):
         assert self._file is not None
         assert self.session is not None
         part = self.part
-        if part.digest is not None and not has_digest(self._file, part.offset, self._position, part.digest):
+        if part.digest is not None and not has_digest(self._file, part.offset, self.position, part.digest):
             os.ftruncate(self._file, part.offset)
             raise WrongDigest
         if not part.last:
             self.save()
-            os.ftruncate(self._file, self._position)  # Gives back what was reserved behind it.
+            os.ftruncate(self._file, self.position)  # Gives back what was reserved behind it.
             return
         self.digests = [digest for digest in (self.session.digest, part.whole_digest) if digest is not None]
         self._name = self.token.encode("ascii") + b".data"
@@ -252,7 +246,7 @@ class KeptDraft(Draft):
                 for left in (self._unwritten, chunks):
                     super().write(left)
                 self.save()
-                os.ftruncate(self._file, self._position)
+                os.ftruncate(self._file, self.position)
         except OSError:
             pass  # What was safe before is safe still.
         finally:

@@ -14,15 +14,15 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
-def reserve(file: int, size: int) -> bool:
-    """Take the space for a file now, without changing its length.
+def reserve(file: int, offset: int, length: int) -> bool:
+    """Take the space for a part of a file now, without changing the file's length.
 
     fallocate(2) itself: posix_fallocate of the C library writes zeros where the file system can not.
 
     :returns: whether the file system could.
     :raises OSError: ENOSPC and the like.
     """
-    if _libc.fallocate(file, _KEEP_SIZE, 0, size) == 0:
+    if _libc.fallocate(file, _KEEP_SIZE, offset, length) == 0:
         return True
     number = ctypes.get_errno()
     if number in _NOT_POSSIBLE:

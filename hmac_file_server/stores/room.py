@@ -86,8 +86,8 @@ class Room:
         """Take note that nothing can be written to the store."""
         self.away, self.doubtful = "", True
 
-    def claim(self, size: int) -> None:
-        """Keep room for a body. What is not used comes back with the next look.
+    def check(self, size: int) -> None:
+        """Look whether a body fits.
 
         :raises NoRoom: if it does not fit beside what runs already.
         :raises Away: if the store can not be reached.
@@ -99,4 +99,11 @@ class Room:
                 f"{size} bytes do not fit: {self.free} are free, {self._claimed} are claimed by running uploads,"
                 f" {self._min_free} stay free (MinFreeSpace)"
             )
+
+    def claim(self, size: int) -> None:
+        """Keep room for what comes next. What is not used comes back with the next look.
+
+        :raises NoRoom: as :meth:`check`, which also says when it raises Away.
+        """
+        self.check(size)
         self._claimed += size

@@ -12,7 +12,6 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from hmac_file_server.slots.path import SlotPath
 from hmac_file_server.slots.signature import Slot
 from hmac_file_server.stores.kept import Cancelled, KeptDraft, Part
 from hmac_file_server.stores.local import LocalStore
@@ -45,7 +44,6 @@ class ResumableUpload(Upload):
 
     :ivar take: runs the step that takes the session for it.
     :ivar progress: told of the bytes that are safe, as they become more.
-    :ivar has_claim: whether room is kept for it: of one that goes on not before its session was found.
     :ivar closed: fires when it holds nothing any more.
     """
 
@@ -58,7 +56,6 @@ class ResumableUpload(Upload):
         self.token = draft.token
         self.is_new = is_new
         self.part = draft.part
-        self.has_claim = is_new
         self._clock = clock
         self._save_call: IDelayedCall | None = None
         self._save_is_due = False
@@ -68,15 +65,6 @@ class ResumableUpload(Upload):
     @property
     def session(self) -> Session | None:
         return self._draft.session
-
-    @property
-    def owed(self) -> int:
-        return self._draft.owed if self.has_claim else 0
-
-    @property
-    def path(self) -> SlotPath | None:
-        """The slot's; None while that is not known."""
-        return self._draft.path
 
     @property
     def whole(self) -> bool:
@@ -112,7 +100,7 @@ class ResumableUpload(Upload):
         self._proceed()
 
     def _proceed(self) -> None:
-        if self._save_is_due and not (self._running or self._over or self._complete):
+        if self._save_is_due and not (self._complete or self._must_wait):
             self._save_is_due = False
             chunks = self._take()
             self._run(lambda: self._draft.write_safely(chunks))
@@ -209,10 +197,9 @@ class Resumables:
         run: InThread,
     ) -> None:
         await self._taken(older, reason, run, draft.begin)
-        if not upload.has_claim:
+        if not upload.is_new:
             # Whoever says how long its part is need not have signed anything: until now that was not worth any room.
-            self._uploads.claim(upload.part.size)
-            upload.has_claim = True
+            self._uploads.enter(upload, upload.part.size)
             await run(draft.reserve)
 
     def _closed(self, _: None, upload: ResumableUpload) -> None:

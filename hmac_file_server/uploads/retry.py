@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -60,14 +60,15 @@ class RetryLoop:
         self._attempts = 0
         self._stopped = False
 
-    def run(self, step: Callable[[], Any]) -> Deferred[Any]:
+    def run(self, step: Callable[[], Any], before: Callable[[], None] = lambda: None) -> Deferred[Any]:
         """Run a blocking step in a thread until it succeeds.
 
+        :param before: called here before each try; an OSError of it counts as the step's.
         :returns: fires with its result, or fails with the error that can not pass, the last error
             when the tries are used up, or after :meth:`stop`.
         """
         self._attempts = 0
-        return self._try(step)
+        return self._try(step, before)
 
     def stop(self) -> None:
         """Try no more. A step that is running in a thread is waited for; then its own outcome counts."""
@@ -77,10 +78,18 @@ class RetryLoop:
             self._timer = None
             self._waiting.errback(self._last)
 
-    def _try(self, step: Callable[[], Any]) -> Deferred[Any]:
-        return self._in_thread(step).addErrback(self._failed, step)
+    def _try(self, step: Callable[[], Any], before: Callable[[], None]) -> Deferred[Any]:
+        try:
+            before()
+        except OSError:
+            tried: Deferred[Any] = fail()
+        else:
+            tried = self._in_thread(step)
+        return tried.addErrback(self._failed, step, before)
 
-    def _failed(self, failure: Failure, step: Callable[[], Any]) -> Failure | Deferred[Any]:
+    def _failed(
+        self, failure: Failure, step: Callable[[], Any], before: Callable[[], None]
+    ) -> Failure | Deferred[Any]:
         error = failure.value
         if self._stopped or not may_pass(error) or self._attempts >= self._policy.retries:
             return failure
@@ -98,7 +107,7 @@ class RetryLoop:
         self._last = failure
         self._waiting = Deferred()
         self._timer = self._policy.clock.callLater(delay, self._wait_is_over)
-        return self._waiting.addCallback(lambda _: self._try(step))
+        return self._waiting.addCallback(lambda _: self._try(step, before))
 
     def _wait_is_over(self) -> None:
         waiting, self._waiting, self._timer = self._waiting, None, None

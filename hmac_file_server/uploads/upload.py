@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Sequence
 
@@ -10,10 +11,11 @@ from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from hmac_file_server.slots.path import SlotPath
 from hmac_file_server.slots.signature import Slot
 from hmac_file_server.stores.draft import Chunks, Condition, Draft
 from hmac_file_server.stores.local import LocalStore
-from hmac_file_server.stores.room import Room
+from hmac_file_server.stores.room import Away, NoRoom, Room
 from hmac_file_server.stores.sessions import Session
 from hmac_file_server.stores.splice import Source
 from hmac_file_server.threads import Bulk
@@ -23,6 +25,8 @@ from hmac_file_server.uploads.retry import InThread, RetryLoop, RetryPolicy
 MEMORY = 32 << 20
 """Bytes that all uploads together gather before they write; many at once write smaller pieces."""
 
+_AHEAD = 16 << 20
+_AT_ONCE = 4
 _SMALLEST_PIECE = 16 << 10
 _CRUMB = 4 << 10
 _WORTHWHILE = 64 << 10
@@ -74,7 +78,8 @@ class Uploads:
         self._chunk_size = chunk_size
         self._keeper = keeper
         self.in_thread = in_thread
-        self.active: set[Upload] = set()
+        self.active: dict[Upload, None] = {}  # in the order in which they began
+        self._by_slot: dict[tuple[bytes, ...], list[Upload]] = {}
         self._idle: Deferred[None] | None = None
 
     def start(self, slot: Slot, client: str = "") -> Upload:
@@ -90,36 +95,84 @@ class Uploads:
         self.add(upload, slot.size)
         return upload
 
-    def claim(self, size: int) -> None:
-        """Keep room for what an upload is going to store.
+    def enter(self, upload: Upload, size: int) -> None:
+        """Let an upload have room, and its turn among those of its slot, as soon as it is known that it has a right.
+
+        :param size: bytes that it is going to store.
+        :raises NoRoom: if they can not fit.
+        :raises Away: if the store can not be reached.
+        """
+        self._room.check(size)
+        if upload.path is not None:
+            self._by_slot.setdefault(upload.path.segments, []).append(upload)
+            upload.keep_room()
+
+    def claim(self, upload: Upload, size: int) -> bool:
+        """Keep room for what an upload is about to store. Of several of one slot, one is stored, and so one claims.
 
         :param size: bytes.
+        :returns: whether it is kept.
         :raises NoRoom: if they can not fit.
-        :raises Away: if the store can not be reached.
         """
-        self._room.claim(size)
+        if not self._claims(upload):
+            return False
+        try:
+            self._room.claim(size)
+        except Away:
+            return False
+        return True
 
-    def add(self, upload: Upload, claim: int) -> None:
+    def gives_way(self, upload: Upload) -> bool:
+        """Whether an upload without room ends, for the sake of one that began before; all that wait would all end."""
+        first = next(
+            (other for other in self.active if other is upload or (other.in_need and self._claims(other))), upload
+        )
+        return first is not upload
+
+    def is_in_turn(self, upload: Upload) -> bool:
+        """Whether an upload may write. A few of one slot at once may: one of them has lost its client, say."""
+        alike = self._alike(upload)
+        return len(alike) <= _AT_ONCE or upload in alike[:_AT_ONCE]
+
+    def _claims(self, upload: Upload) -> bool:
+        return self._alike(upload)[:1] == [upload]
+
+    def _alike(self, upload: Upload) -> list[Upload]:
+        """The uploads of its slot, the first one first."""
+        return self._by_slot.get(upload.path.segments, []) if upload.path is not None else []
+
+    def add(self, upload: Upload, size: int) -> None:
         """Take note of an upload that is about to begin.
 
-        :param claim: bytes that it is going to store, as far as that is certain.
+        :param size: bytes that it is going to store, as far as that is certain.
         :raises NoRoom: if they can not fit.
         :raises Away: if the store can not be reached.
         """
-        self.claim(claim)
+        self.enter(upload, size)
         upload.doubtful = self._room.doubtful
-        self.active.add(upload)
+        self.active[upload] = None
         if self._keeper is not None:
             self._keeper.begun(upload)
 
     def closed(self, upload: Upload) -> None:
         """Take note that an upload holds nothing any more."""
-        self.active.discard(upload)
+        self.active.pop(upload, None)
+        self._leave(upload)
         if not self.active and self._idle is not None:
             idle, self._idle = self._idle, None
             idle.callback(None)
         if self._keeper is not None:
             self._keeper.ended(upload)
+
+    def _leave(self, upload: Upload) -> None:
+        alike = self._alike(upload)
+        if upload in alike:
+            assert upload.path is not None
+            alike.remove(upload)
+            if not alike:
+                del self._by_slot[upload.path.segments]
+            for other in alike[:_AT_ONCE]:
+                other.go_on()
 
     def when_idle(self) -> Deferred[None]:
         """Fires when no upload runs any more."""
@@ -177,6 +230,7 @@ class Upload:
         self._is_readable = False
         self._paused = False
         self._gathered: Chunks = []
+        self._writing: Chunks = []
         self._gathered_size = 0
         self._complete = False
         self._running = False
@@ -205,8 +259,13 @@ class Upload:
         return self._outcome is not None and self._outcome.check(Broken) is not None
 
     @property
+    def path(self) -> SlotPath | None:
+        """The slot's; None while that is not known."""
+        return self._draft.path
+
+    @property
     def owed(self) -> int:
-        """Bytes that the upload has still to take from the store's free space."""
+        """Bytes that are kept for the upload, and that it has still to take from the store's free space."""
         return self._draft.owed
 
     @property
@@ -260,7 +319,7 @@ class Upload:
             return
         self._proceed()
         # The next piece is gathered while this one is written; the client waits when both are full.
-        if self._gathered and self._running:
+        if self._gathered and self._must_wait:
             self._pause()
 
     def _pause(self) -> None:
@@ -286,8 +345,20 @@ class Upload:
         else:
             self._end()
 
+    def go_on(self) -> None:
+        """It may be its turn now."""
+        if self._must_wait or self._outcome is not None:
+            return
+        if self._paused and self._producer is not None:
+            self._resume(self._producer, None)
+        self._proceed()
+
+    @property
+    def _must_wait(self) -> bool:
+        return self._running or self._over or not self._uploads.is_in_turn(self)
+
     def _proceed(self) -> None:
-        if self._running or self._over:
+        if self._must_wait:
             return
         if self._complete:
             chunks = self._take()
@@ -315,12 +386,38 @@ class Upload:
         self._producer = self._lender = None
 
     def _take(self) -> Chunks:
-        chunks, self._gathered, self._gathered_size = self._gathered, [], 0
+        chunks = self._writing = self._gathered
+        self._gathered, self._gathered_size = [], 0
         return chunks
+
+    def keep_room(self) -> None:
+        """Claim what may come next; not all of a large body, which may never come.
+
+        :raises OSError: ENOSPC if there is no room, which may pass as on a full disk.
+        """
+        draft = self._draft
+        if draft.claimed >= draft.end:
+            return
+        arrived = draft.position + sum(map(len, self._writing))
+        if draft.claimed - arrived >= _AHEAD // 2:
+            return
+        goal = min(draft.end, arrived + _AHEAD)
+        try:
+            if self._uploads.claim(self, goal - max(draft.claimed, draft.position)):
+                draft.claimed = goal
+        except NoRoom as error:
+            if self._uploads.gives_way(self):
+                self._loop.stop()
+            raise OSError(errno.ENOSPC, str(error)) from None
+
+    @property
+    def in_need(self) -> bool:
+        """Whether it has not all the room that it is going to take."""
+        return self._draft.claimed < self._draft.end
 
     def _run(self, step: Callable[[], None], then: Callable[[], None] = lambda: None) -> None:
         self._running = True
-        self._loop.run(step).addCallbacks(self._succeeded, self._failed, callbackArgs=(then,))
+        self._loop.run(step, self.keep_room).addCallbacks(self._succeeded, self._failed, callbackArgs=(then,))
 
     def _succeeded(self, result: None, then: Callable[[], None]) -> None:
         self._running = False
