@@ -375,6 +375,16 @@ def test_a_client_that_asks_first(house: House, resumed: bool, slot: str) -> Non
             assert client.final().status == 201
 
 
+def test_a_client_that_asks_first_and_is_refused(house: House) -> None:
+    """Its refusal arrives with or without a 100 Continue of the proxy's own before it."""
+    with house.connect("HTTP/1.1") as client:
+        client.begin("PUT", f"/upload/slot/a.bin?v={'0' * 64}", 5, Expect="100-continue", **resumable(6))
+        answer = client.answer()
+        if answer.status == 100:
+            answer = client.send(b"hello").final()
+    assert (answer.status, answer.headers["access-control-allow-origin"]) == (403, "*")
+
+
 @pytest.mark.parametrize("name", AWKWARD_NAMES.values(), ids=AWKWARD_NAMES)
 def test_names(house: House, protocol: str, name: str) -> None:
     """A file of any name goes up and comes down in the spelling that the client chose."""
