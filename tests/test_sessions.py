@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -841,6 +842,37 @@ def test_a_beginning_looks_at_its_slot_only(files: SessionFiles, monkeypatch: py
     assert looked_at == {mine}
 
 
+def test_a_beginning_does_not_list_the_folder(
+    store: LocalStore, files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone in its store a daemon knows the sessions of each slot; with another one beside it, it looks for theirs."""
+    mine = store_part(files, new(), BODY[:2])
+    with monkeypatch.context() as patched:
+        patched.setattr(sessions_module, "names_in", None)
+        mine, before = store_part(files, new(), BODY[:3]), mine
+    with pytest.raises(NoSession):
+        files.read(before)
+    other = LocalStore(str(tmp_path / "store"))
+    try:
+        theirs = store_part(SessionFiles(other.place, TIMEOUT, files.now), new(), BODY[:4])
+        with pytest.raises(NoSession):
+            files.read(mine)
+        ours = store_part(files, new(), BODY[:5])
+    finally:
+        other.close()
+    with pytest.raises(NoSession):
+        files.read(theirs)
+    # What the other one has left is known as soon as it is counted.
+    with contextlib.closing(LocalStore(str(tmp_path / "store"))) as other:
+        theirs = store_part(SessionFiles(other.place, TIMEOUT, files.now), new(), BODY[:4])
+    assert files.count() == 1
+    assert store.place.index.find(theirs[:8]) == [theirs]
+    store_part(files, new(), BODY[:6])
+    for token in (ours, theirs):
+        with pytest.raises(NoSession):
+            files.read(token)
+
+
 def test_a_slot_that_is_in_use(files: SessionFiles) -> None:
     """An upload does not begin while another one of its slot has not let go."""
     session = new()
@@ -915,6 +947,40 @@ def test_sweep_drops_a_corrupt_record(files: SessionFiles, tmp_path: Path, conte
         files.hold(bad)
     assert [session.token for session in files.sweep()] == [good]
     assert {path.stem for path in nursery(tmp_path).iterdir()} == {good}
+
+
+def change(tmp_path: Path, token: str, /, **fields: Any) -> None:
+    """Change what the record of a session says."""
+    record = nursery(tmp_path) / f"{token}.session"
+    record.write_text(json.dumps(json.loads(record.read_text()) | fields))
+
+
+def test_a_record_of_a_newer_daemon(files: SessionFiles, tmp_path: Path) -> None:
+    """What a record says beside what is known here is passed over, and is still there when the upload has gone on."""
+    token = store_part(files, new(), BODY[:4])
+    change(tmp_path, token, quota={"user": "a"}, token="x", form=2)
+    assert [session.token for session in files.sweep()] == [token]
+    store_part(files, token, BODY[4:6], 4)
+    fields = json.loads((nursery(tmp_path) / f"{token}.session").read_text())
+    assert (fields["quota"], fields["form"], fields["safe"]) == ({"user": "a"}, 2, 6)
+    store_part(files, token, BODY[6:], 6, last=True)
+    assert public(tmp_path).read_bytes() == BODY
+
+
+def test_a_record_that_only_a_newer_daemon_can_read(files: SessionFiles, clock: Clock, tmp_path: Path) -> None:
+    """It is no session here, and is left to whoever wrote it until it would have ended."""
+    token = store_part(files, new(), BODY[:4])
+    change(tmp_path, token, form=2, digest={"sha-512": "x"}, safe=None)
+    clock.now = (nursery(tmp_path) / f"{token}.session").stat().st_mtime
+    with pytest.raises(NoSession):
+        files.hold(token)
+    assert files.sweep() == []
+    clock.now += TIMEOUT - 1
+    assert files.sweep() == []
+    assert left(tmp_path) == {".data", ".session"}
+    clock.now += 2
+    assert files.sweep() == []
+    assert left(tmp_path) == set()
 
 
 @pytest.mark.parametrize("suffix", ["data", "new", "wanted"])

@@ -17,6 +17,7 @@ from hmac_file_server.stores.faults import NO_ROOM, at, explain, is_lasting, use
 from hmac_file_server.stores.filesystem import FileSystem
 from hmac_file_server.stores.flush import Flusher
 from hmac_file_server.stores.folders import Folders, may_write, names_in
+from hmac_file_server.stores.index import enter
 from hmac_file_server.stores.names import Names
 from hmac_file_server.stores.place import FOLDER, Place
 from hmac_file_server.stores.room import Space
@@ -101,6 +102,8 @@ class LocalStore:
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(RESERVED, 0o700, dir_fd=root)
                 nursery = os.open(RESERVED, FOLDER | os.O_NOFOLLOW, dir_fd=root)
+                with contextlib.suppress(OSError):
+                    enter(nursery)
             except OSError as error:
                 raise at(error, root) from None
             return self._find_how_to_publish(root, nursery)

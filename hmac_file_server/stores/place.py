@@ -13,6 +13,7 @@ from hmac_file_server.slots.path import RESERVED
 from hmac_file_server.stores.faults import at
 from hmac_file_server.stores.filesystem import FileSystem
 from hmac_file_server.stores.flush import Flusher
+from hmac_file_server.stores.index import Index
 from hmac_file_server.stores.names import Names
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -30,6 +31,7 @@ class Place:
     :param flusher: makes safe what is published; None if publishing does not wait for the disk.
     :param file_system: what else can be done with the files there.
     :param names: what they can be called.
+    :param index: the sessions that lie there.
     :param retired: whether the store has moved on, because another file system was mounted there.
     """
 
@@ -40,6 +42,7 @@ class Place:
     flusher: Flusher | None
     file_system: FileSystem
     names: Names = Names()
+    index: Index = attrs.field(factory=Index)
     retired: bool = False
     _mending: threading.Lock = attrs.field(factory=threading.Lock, init=False)
 

@@ -13,7 +13,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -21,6 +21,7 @@ import attrs
 from hmac_file_server.slots.path import BadPath, SlotPath, slot_path
 from hmac_file_server.stores.faults import NO_ROOM
 from hmac_file_server.stores.folders import Folders, names_in
+from hmac_file_server.stores.index import TAG, is_alone
 from hmac_file_server.stores.place import Place
 
 DATA, RECORD, WANTED, _NEW = b".data", b".session", b".wanted", b".new"
@@ -28,7 +29,6 @@ KEPT = (DATA, RECORD, WANTED, _NEW)
 """What the names of these files end with."""
 
 _TOKEN = re.compile(r"[0-9a-f]{32}\Z")
-_TAG = 8
 _LARGEST_RECORD = 256 << 10
 _MOST_COMPLETE = 4096
 _ORPHANED = 3600.0
@@ -69,6 +69,7 @@ class Session:
     :param touched: when bytes were last known to be safe.
     :param safe: bytes that are on the disk.
     :param complete: whether the file has its public name.
+    :param others: what else the record says: a newer daemon, which may get the upload back, has written it.
     """
 
     token: str
@@ -82,11 +83,15 @@ class Session:
     touched: float
     safe: int = 0
     complete: bool = False
+    others: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
+
+
+_FIELDS = frozenset(field.name for field in attrs.fields(Session)) - {"token", "others"}
 
 
 def new_token(path: SlotPath) -> str:
     """A token that nobody can guess. Those of one slot begin alike, so that they can be found."""
-    return hashlib.sha256(path.signed).hexdigest()[:_TAG] + secrets.token_hex(16 - _TAG // 2)
+    return hashlib.sha256(path.signed).hexdigest()[:TAG] + secrets.token_hex(16 - TAG // 2)
 
 
 def is_token(text: str) -> bool:
@@ -96,7 +101,7 @@ def is_token(text: str) -> bool:
 
 def same_slot(token: str, other: str) -> bool:
     """Whether two tokens can be of one slot; those of a few others begin like them too."""
-    return token[:_TAG] == other[:_TAG]
+    return token[:TAG] == other[:TAG]
 
 
 @attrs.frozen
@@ -137,19 +142,20 @@ class SessionFiles:
 
         :raises NoSession: if there is none.
         """
-        if not is_token(token):
+        session = decode(token, self._read(token)) if is_token(token) else None
+        if session is None or session.begun + self.timeout < self.now():
             raise NoSession
+        return session
+
+    def _read(self, token: str) -> bytes:
         try:
             record = os.open(_name(token, RECORD), os.O_RDONLY | _FLAGS, dir_fd=self.place.nursery)
         except FileNotFoundError:
             raise _NoRecord from None
         try:
-            session = decode(token, os.read(record, _LARGEST_RECORD))
+            return os.read(record, _LARGEST_RECORD)
         finally:
             os.close(record)
-        if session is None or session.begun + self.timeout < self.now():
-            raise NoSession
-        return session
 
     def hold(self, token: str) -> tuple[Session, int]:
         """Take a session for oneself.
@@ -243,6 +249,7 @@ class SessionFiles:
 
         :returns: its descriptor, held as by :meth:`hold`.
         """
+        self.place.index.add(session.token)
         os.close(self.place.create(_name(session.token, DATA), os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o644))
         try:
             return self._lock(session.token)
@@ -263,6 +270,7 @@ class SessionFiles:
             self.remove(session.token)
         for suffix in (DATA, WANTED):
             self._unlink(session.token, suffix)
+        self.place.index.drop(session.token)
         return session
 
     def displace(self, session: Session) -> None:
@@ -270,10 +278,20 @@ class SessionFiles:
 
         :raises Held: if one of them is in use.
         """
-        for token in self._tokens(session.token[:_TAG]):
+        for token in self._earlier(session.token[:TAG]):
             if token != session.token:
                 with contextlib.suppress(NoSession):
                     self._displace(token, session.path)
+
+    def _earlier(self, tag: str) -> list[str]:
+        """The tokens that begin so, of uploads that are not complete."""
+        place = self.place
+        # On a network's file system another host's lock may not be seen here.
+        if not (place.file_system.special and is_alone(place.nursery)):
+            return list(self._tokens(tag))
+        if not place.index.is_known:
+            self.count()
+        return place.index.find(tag)
 
     def _displace(self, token: str, path: SlotPath) -> None:
         session = self.read(token)
@@ -289,6 +307,7 @@ class SessionFiles:
         """Forget a session and its data."""
         for suffix in (DATA, RECORD, WANTED, _NEW):
             self._unlink(token, suffix)
+        self.place.index.drop(token)
 
     def want(self, token: str) -> None:
         """Ask whoever holds a session to let go of it."""
@@ -317,8 +336,16 @@ class SessionFiles:
         return [session for session in kept if session.token not in ended]
 
     def count(self) -> int:
-        """How many sessions run, or wait to be resumed."""
-        return sum(name.endswith(DATA) for name in names_in(self.place.nursery))
+        """How many sessions run, or wait to be resumed; from then on those of others are known, too."""
+        tokens: list[str] = []
+
+        def look() -> list[str]:
+            names = names_in(self.place.nursery)
+            tokens.extend(name[: -len(DATA)].decode("latin-1") for name in names if name.endswith(DATA))
+            return tokens
+
+        self.place.index.renew(look)
+        return len(tokens)
 
     def _still(self, token: str) -> Session | None:
         try:
@@ -347,13 +374,16 @@ class SessionFiles:
         return None
 
     def _ended(self, token: str) -> bool:
-        """Whether a session without a valid record is not just being made."""
+        """Whether a session without a valid record is not just being made, and not a newer daemon's."""
         nursery = self.place.nursery
         times = [0.0]
         for suffix in KEPT:
             with contextlib.suppress(FileNotFoundError):
                 times.append(os.stat(_name(token, suffix), dir_fd=nursery, follow_symlinks=False).st_mtime)
-        return self._exists(token, RECORD) or max(times) + min(_ORPHANED, self.timeout) < self.now()
+        patience = min(_ORPHANED, self.timeout)
+        if self._exists(token, RECORD):
+            patience = self.timeout if _is_newer(token, self._read(token)) else -math.inf
+        return max(times) + patience < self.now()
 
     def _exists(self, token: str, suffix: bytes) -> bool:
         try:
@@ -388,7 +418,8 @@ def _name(token: str, suffix: bytes) -> bytes:
 
 def encode(session: Session) -> bytes:
     """A record as JSON."""
-    fields: dict[str, Any] = attrs.asdict(session, recurse=False, filter=lambda field, _: field.name != "token")
+    fields: dict[str, Any] = {**session.others}
+    fields |= attrs.asdict(session, recurse=False, filter=lambda field, _: field.name in _FIELDS)
     fields["path"] = session.path.signed.decode("utf-8")
     fields["media_type"] = None if session.media_type is None else session.media_type.decode("latin-1")
     fields["digest"] = None if session.digest is None else session.digest.hex()
@@ -396,16 +427,25 @@ def encode(session: Session) -> bytes:
 
 
 def decode(token: str, data: bytes) -> Session | None:
-    """A record from JSON; None if it is none."""
+    """A record from JSON; None if it is none. What is not known is passed over, and kept."""
     try:
         fields = json.loads(data)
+        others = {name: fields.pop(name) for name in fields.keys() - _FIELDS}
         fields["path"] = slot_path(fields["path"].encode("utf-8").split(b"/"))
         for name, parse in (("media_type", lambda text: text.encode("latin-1")), ("digest", bytes.fromhex)):
             fields[name] = None if fields[name] is None else parse(fields[name])
-        session = Session(token=token, **fields)
+        session = Session(token=token, others=others, **fields)
         return session if _is_sound(session) else None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, BadPath):
         return None
+
+
+def _is_newer(token: str, data: bytes) -> bool:
+    """Whether a record can not be read because it says more than is known here."""
+    try:
+        return decode(token, data) is None and bool(json.loads(data).keys() - _FIELDS)
+    except (ValueError, AttributeError, RecursionError):
+        return False
 
 
 def _is_sound(session: Session) -> bool:

@@ -90,6 +90,8 @@ class FileKeeper(Service):
     def ended(self, upload: Upload) -> None:
         if self._running.get(upload.token) is upload:
             del self._running[upload.token]
+        if upload.token and (upload.stored or upload.dropped or (upload.is_new and upload.session is None)):
+            self._kept = max(0, self._kept - 1)
 
     def kept(self) -> int:
         return self._kept

@@ -254,6 +254,11 @@ class Upload:
         return self.whole and self._over and self._outcome is None
 
     @property
+    def dropped(self) -> bool:
+        """Whether nobody can go on with it."""
+        return False
+
+    @property
     def broken(self) -> bool:
         """Whether its client went away before all of it had come."""
         return self._outcome is not None and self._outcome.check(Broken) is not None
