@@ -217,9 +217,12 @@ class LogWriter:
 
     def _wake(self) -> None:
         if not self._has_thread:
+            try:
+                # A log that nobody reads must not keep the process from ending.
+                threading.Thread(target=self._work, name="log", daemon=True).start()
+            except (RuntimeError, MemoryError):
+                return  # The system has none to give: what waits is written with a later line.
             self._has_thread = True
-            # A log that nobody reads must not keep the process from ending.
-            threading.Thread(target=self._work, name="log", daemon=True).start()
         if not self._busy:
             self._busy = True
             self._wakeups.put(None)
@@ -233,9 +236,15 @@ class LogWriter:
     def _work(self) -> None:
         while True:
             self._wakeups.get()
-            while self._write_some():
+            while self._go_on():
                 if self._deadline is None:
                     time.sleep(_PAUSE)  # Lines that come close together cost one call.
+
+    def _go_on(self) -> bool:
+        try:
+            return self._write_some()
+        except MemoryError:
+            return True  # There may be some after the pause.
 
     def _write_some(self) -> bool:
         problem = self._stream.look()
@@ -248,19 +257,21 @@ class LogWriter:
                 return False
             pieces, self._waiting = self._waiting, deque()
         lost, reason = 0, ""
-        for together in _together(pieces):
-            try:
-                self._stream.write(b"".join(piece.text for piece in together))
-            except OSError as error:
-                lost += sum(piece.lines for piece in together)
-                reason = os.strerror(error.errno or 0)
-        with self._lock:
-            self._size -= sum(len(piece.text) for piece in pieces)
-            if not lost and not self._waiting:
-                self._say_what_is_lost()
-            elif lost:
-                self._lost += lost
-                self._reason = reason
+        try:
+            for together in _together(pieces):
+                try:
+                    self._stream.write(b"".join(piece.text for piece in together))
+                except (OSError, MemoryError) as error:
+                    lost += sum(piece.lines for piece in together)
+                    reason = os.strerror(getattr(error, "errno", None) or errno.ENOMEM)
+        finally:
+            with self._lock:
+                self._size -= sum(len(piece.text) for piece in pieces)
+                if lost:
+                    self._lost += lost
+                    self._reason = reason
+                elif not self._waiting:
+                    self._say_what_is_lost()
         return True
 
     def _complain(self, problem: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from hmac_file_server.stores.flush import Flusher, Steps, Stepwise, Wish
 T = TypeVar("T")
 
 _STUCK_SECONDS = 0.005
+_REFUSED_SECONDS = 0.25
 _MOST_TOGETHER = 64
 _MANY_RESULTS = 32
 
@@ -66,6 +68,9 @@ class Threads:
         self._busy = 0
         self._away = 0
         self._told = False
+        self._refused = False
+        # One that is there always: later the system may have none to give.
+        self._start_thread()
         # In the reactor's thread only:
         self._is_new = False
         self._first: _Job | None = None
@@ -85,16 +90,21 @@ class Threads:
         """Let one more thread work, if there may be and can be one more. Needs the lock."""
         if self._busy >= self._most:
             return
+        if self._threads == self._busy and not self._refused:
+            self._start_thread()
         if self._threads > self._busy:
+            self._busy += 1
             self._wakeups.put(None)
-        else:
-            try:
-                # A thread that a dead disk never gives back must not keep the process from ending.
-                threading.Thread(target=self._work, name=self._name, daemon=True).start()
-            except (RuntimeError, MemoryError):
-                return  # The system has none to give: the reactor's next look tries again.
+
+    def _start_thread(self) -> None:
+        try:
+            # Not by threading.Thread: its start() waits, for ever if the new thread finds no memory to begin with.
+            # And one that a dead disk never gives back must not keep the process from ending.
+            _thread.start_new_thread(self._work, ())
             self._threads += 1
-        self._busy += 1
+        except (RuntimeError, MemoryError):
+            # Each failure costs some memory for good (in Python 3.11), so it is tried again now and then only.
+            self._refused = True
 
     # In the reactor's thread
 
@@ -111,12 +121,14 @@ class Threads:
 
     def _look_later(self) -> None:
         self._first = self._jobs[0] if self._jobs else None
-        self._look = self._reactor.callLater(_STUCK_SECONDS, self._look_for_stuck)
+        seconds = _REFUSED_SECONDS if self._refused else _STUCK_SECONDS
+        self._look = self._reactor.callLater(seconds, self._look_for_stuck)
 
     def _look_for_stuck(self) -> None:
         """See whether the calls that wait are being taken; if not, let one more thread do it."""
         self._look = None
         with self._lock:
+            self._refused = False
             if self._jobs and self._jobs[0] is self._first:
                 self._wake()
         self._deliver()
@@ -133,9 +145,10 @@ class Threads:
     # In a thread of the pool
 
     def _work(self) -> None:
+        threading.current_thread().name = self._name
         while True:
-            self._empty_queue()
             self._wakeups.get()
+            self._empty_queue()
 
     def _empty_queue(self) -> None:
         waiting: list[_Job] = []

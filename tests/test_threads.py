@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import _thread
 import contextlib
 import errno
 import os
@@ -108,29 +109,32 @@ def test_a_plain_stop_iteration_is_a_failure(reactor: Reactor) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
+@pytest.mark.parametrize("from_the_start", [False, True])
 def test_no_thread_can_be_started_for_a_while(
-    reactor: Reactor, gate: Gate, monkeypatch: pytest.MonkeyPatch, error: Exception
+    reactor: Reactor, gate: Gate, monkeypatch: pytest.MonkeyPatch, error: Exception, from_the_start: bool
 ) -> None:
-    """While the system has no more threads calls wait; afterwards all is well."""
+    """While the system has no more threads calls wait for those that there are; afterwards all is well."""
+    tries: list[object] = []
+
+    def start(function: object, arguments: object) -> None:
+        tries.append(function)
+        raise error
+
     threads = Threads(reactor, 2, "test")
     with monkeypatch.context() as patch:
-
-        def start(thread: threading.Thread) -> None:
-            raise error
-
-        patch.setattr(threading.Thread, "start", start)
-        waits = threads.run(lambda: "done")
-        for _ in range(10):
+        patch.setattr(_thread, "start_new_thread", start)
+        if from_the_start:
+            threads = Threads(reactor, 2, "test")
+        else:
+            assert reactor.wait_for(threads.run(lambda: "done")) == "done"
+        stuck, behind = threads.run(gate), threads.run(lambda: "done")
+        for _ in range(100):
             reactor.advance(0.01)
-        assert not waits.called
-    reactor.advance(0.01)
-    assert reactor.wait_for(waits) == "done"
-    stuck = threads.run(gate)
-    reactor.advance(0)
-    gate.wait_until_entered()
-    behind = threads.run(lambda: "done")
+        assert not behind.called
+        assert 2 <= len(tries) <= 6
     while not behind.called:
         reactor.advance(0.01)
+    assert behind.result == "done"
     gate.open()
     assert reactor.wait_for(stuck) is None
 
