@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import attrs
 from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET
@@ -16,8 +18,9 @@ from hmac_file_server.web.errors import HTTPError
 from hmac_file_server.web.headers import NOTHING_RUNS, lines, preflight
 from hmac_file_server.web.node import Node
 from hmac_file_server.web.request import Request
+from hmac_file_server.web.resumption import asked_digest
 from hmac_file_server.web.serving import Serving
-from hmac_file_server.web.session import Resumption, asked_digest
+from hmac_file_server.web.session import Resumption
 from hmac_file_server.web.storage import not_stored, nothing_here
 
 _STORED = lines({**NOTHING_RUNS, b"Content-Length": b"0"})
@@ -146,10 +149,13 @@ class Files(Node):
 
 
 def _digests(request: Request) -> list[bytes]:
-    """What a plain PUT says of its content: that is the whole file."""
-    if not request.says_any(_DIGESTS):
-        return []
-    return [digest for name in _DIGESTS if (digest := asked_digest(request, name)) is not None]
+    """What a plain PUT says of its content, which is the whole file; what is no digest is passed over."""
+    digests = []
+    if request.says_any(_DIGESTS):
+        for name in _DIGESTS:
+            with contextlib.suppress(ValueError):
+                digests.append(asked_digest(request.requestHeaders, name))
+    return [digest for digest in digests if digest is not None]
 
 
 def _stored(request: Request) -> None:

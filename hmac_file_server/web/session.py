@@ -88,8 +88,8 @@ class Resumption:
             raise HTTPError(411, "length_required", "an Upload-Length is needed: the slot is signed for it")
         elif size > length:
             raise _inconsistent(version)
-        part = Part(size, complete, length=length, digest=asked_digest(request, b"Content-Digest"))
-        digest = asked_digest(request, b"Repr-Digest")
+        part = Part(size, complete, length=length, digest=_digest(request, b"Content-Digest"))
+        digest = _digest(request, b"Repr-Digest")
         return Offer(self._resumables, request.client_address, version, length, part, digest)
 
     def location(self, token: str) -> bytes:
@@ -214,7 +214,7 @@ class UploadResource(Node):
         if offset is None or complete is None:
             raise HTTPError(400, "resumption", "a PATCH says its Upload-Offset, and whether the upload is complete")
         whole = resumption.asked_integer(headers, b"Upload-Length")
-        digests = asked_digest(request, b"Content-Digest"), asked_digest(request, b"Repr-Digest")
+        digests = _digest(request, b"Content-Digest"), _digest(request, b"Repr-Digest")
         part = Part(length, complete, offset, whole, *digests)
         return self._resumables.append(self._token, part)
 
@@ -281,11 +281,7 @@ def _upload(request: Request) -> ResumableUpload:
     return upload
 
 
-def asked_digest(request: Request, name: bytes) -> bytes | None:
-    """The SHA-256 of a ``Repr-Digest`` or ``Content-Digest``.
-
-    :raises HTTPError: if it is none.
-    """
+def _digest(request: Request, name: bytes) -> bytes | None:
     try:
         return resumption.asked_digest(request.requestHeaders, name)
     except ValueError as error:
