@@ -163,7 +163,8 @@ def parse(value: bytes) -> bytes:
 
     One type and one subtype in lower case; of the parameters only a charset that browsers know, and that of text. What
     does not follow the grammar (RFC 9110, section 8.3.1), is a list, or has a wildcard is :data:`UNKNOWN`: browsers
-    differ in what they take it for (Fetch, "extract a MIME type").
+    differ in what they take it for (Fetch, "extract a MIME type"). So is a multipart, which is nothing without its
+    boundary.
 
     :param value: from whomever; it may hold any bytes.
     """
@@ -171,6 +172,8 @@ def parse(value: bytes) -> bytes:
     if found is None or b"*" in found[1]:
         return UNKNOWN
     essence = found[1].lower()
+    if essence.startswith(b"multipart/"):
+        return UNKNOWN
     if found[2] and essence.startswith(b"text/"):
         for name, text in _PARAMETERS.findall(found[2]):
             if name.lower() == b"charset":

@@ -27,15 +27,15 @@ PARSED = {
     b"text/plain; charset='utf-8'": b"text/plain",
 }
 NO_TYPE = [
-    b"", b" ", b"image", b"image/", b"/png", b"/", b"*/*", b"image/*", b"*/png", b"image/png/x", b"image /png",
-    b"image/ png", b"image/p ng", b"image/png x", b"image/png,text/html", b"image/png;,text/html",
-    b'image/png;x=",text/html', b'image/png;x="a" b', b'image/png;x="a"b', b'image/png;x="\xc3\xbc"',
-    b"image/png;x=,text/html", b"image/png;x=y,text/html", b"image/png;x", b"image/png;=y", b"image/png;x =y",
-    b"image/png;x= y", b"image/png\r\n\r\n;x=y", b"image/png\n", b"image/png;\r\n x=y", b"image/png\0",
-    b"\0image/png",
-    b"image/png;x=\0", b"image/p\xc3\xb1g", b"\xef\xbb\xbfimage/png", b"image\\png", b"image/png;x=\"\\", b"<b>/png",
-    b"text/html\r\nSet-Cookie: a=b", b"text/html\x0c", b"x" * 128 + b"/x", b"x/" + b"x" * 128,
-    b"image/png;" + b"x" * 9000,
+    b"", b" ", b"multipart/mixed; boundary=x", b"Multipart/X-Mixed-Replace", b"image", b"image/", b"/png", b"/",
+    b"*/*", b"image/*", b"*/png", b"image/png/x", b"image /png", b"image/ png", b"image/p ng", b"image/png x",
+    b"image/png,text/html", b"image/png;,text/html", b'image/png;x=",text/html', b'image/png;x="a" b',
+    b'image/png;x="a"b', b'image/png;x="\xc3\xbc"', b"image/png;x=,text/html", b"image/png;x=y,text/html",
+    b"image/png;x", b"image/png;=y", b"image/png;x =y", b"image/png;x= y", b"image/png\r\n\r\n;x=y", b"image/png\n",
+    b"image/png;\r\n x=y", b"image/png\x00", b"\x00image/png", b"image/png;x=\x00", b"image/p\xc3\xb1g",
+    b"\xef\xbb\xbfimage/png", b"image\\png", b'image/png;x="\\', b"<b>/png", b"text/html\r\nSet-Cookie: a=b",
+    b"text/html\x0c",
+    b"x" * 128 + b"/x", b"x/" + b"x" * 128, b"image/png;" + b"x" * 9000,
 ]  # fmt: skip
 
 

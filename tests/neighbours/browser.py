@@ -37,6 +37,7 @@ _FIREFOX_PREFERENCES = {
     "extensions.update.enabled": False,
     "marionette.port": 0,
     "media.autoplay.default": 0,
+    "media.cubeb.force_mock_context": True,  # sound without a sound card
     "media.gmp-manager.updateEnabled": False,
     "network.captive-portal-service.enabled": False,
     "network.connectivity-service.enabled": False,
@@ -46,16 +47,22 @@ _FIREFOX_PREFERENCES = {
 }
 
 
+class Refused(Exception):
+    """What the browser says to a call that failed."""
+
+
 @attrs.frozen
 class Page:
     """A tab in which a link was opened.
 
     :param saved: whether the browser saved what it got instead of showing it.
     :param value: gives what a script in the tab gives; a promise is waited for.
+    :param close: closes the tab.
     """
 
     saved: bool
     value: Callable[[str], Any] = attrs.field(repr=False)
+    close: Callable[[], None] = attrs.field(repr=False)
 
     def comes_true(self, expression: str) -> None:
         """Wait until a script gives something true."""
@@ -71,7 +78,7 @@ class Browser(Protocol):
     name: str
 
     def open(self, url: str) -> Page:
-        """Open a link like one that was clicked in a chat, in place of the last one."""
+        """Open a link in a new tab, like one that was clicked in a chat, and wait until it is loaded."""
         ...
 
     def close(self) -> None:
@@ -101,24 +108,28 @@ class Chromium:
         self._number = 0
         self._buffer = b""
         self._events: list[dict[str, Any]] = []
-        self._tab = ""
         # Downloads are what saves us here; they must be taken, not refused by the browser of this test.
         self._ask("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder), eventsEnabled=True)
 
     def open(self, url: str) -> Page:
-        last, self._tab = self._tab, self._ask("Target.createTarget", url="about:blank")["targetId"]
-        if last:
-            self._ask("Target.closeTarget", targetId=last)
-        session = self._ask("Target.attachToTarget", targetId=self._tab, flatten=True)["sessionId"]
-        self._ask("Page.enable", session)
         self._events.clear()
+        tab = self._ask("Target.createTarget", url="about:blank")["targetId"]
+        session = self._ask("Target.attachToTarget", targetId=tab, flatten=True)["sessionId"]
+        self._ask("Page.enable", session)
         error = self._ask("Page.navigate", session, url=url).get("errorText", "")
         if error:
             assert error == "net::ERR_ABORTED", (url, error)  # this is how a download begins
             self._wait_for("Browser.downloadWillBegin", url=url)
         else:
             self._wait_for("Page.loadEventFired", session)
-        return Page(bool(error), lambda expression: self._value(session, expression))
+        return Page(
+            bool(error),
+            lambda expression: self._value(session, expression),
+            lambda: self._close_tab(tab),
+        )
+
+    def _close_tab(self, tab: str) -> None:
+        self._ask("Target.closeTarget", targetId=tab)
 
     def close(self) -> None:
         os.killpg(self._process.pid, signal.SIGKILL)
@@ -199,18 +210,21 @@ class Firefox:
             raise
 
     def open(self, url: str) -> Page:
-        last = self._ask("WebDriver:GetWindowHandle")["value"]
-        handle = self._ask("WebDriver:NewWindow", type="tab")["handle"]
-        for window in self._ask("WebDriver:GetWindowHandles"):
-            if window != handle:
-                self._ask("WebDriver:SwitchToWindow", handle=window)
-                self._ask("WebDriver:CloseWindow")
-        assert last != handle
-        self._ask("WebDriver:SwitchToWindow", handle=handle)
+        tab = self._ask("WebDriver:NewWindow", type="tab")["handle"]
         before = set(self._downloads.iterdir())
+        self._ask("WebDriver:SwitchToWindow", handle=tab)
         self._ask("WebDriver:Navigate", url=url)
-        eventually(lambda: self._is_shown() or set(self._downloads.iterdir()) - before, what=url)
-        return Page(not self._is_shown(), self._value)
+        eventually(lambda: self._is_shown(tab) or set(self._downloads.iterdir()) - before, what=url)
+        return Page(
+            not self._is_shown(tab),
+            lambda expression: self._value(tab, expression),
+            lambda: self._close_tab(tab),
+        )
+
+    def _close_tab(self, tab: str) -> None:
+        self._ask("WebDriver:SwitchToWindow", handle=tab)
+        left = self._ask("WebDriver:CloseWindow")
+        self._ask("WebDriver:SwitchToWindow", handle=left[0])
 
     def close(self) -> None:
         self._socket.close()
@@ -220,10 +234,14 @@ class Firefox:
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
-    def _is_shown(self) -> bool:
-        return bool(self._value("location.href !== 'about:blank' && document.readyState === 'complete'"))
+    def _is_shown(self, tab: str) -> bool:
+        try:
+            return bool(self._value(tab, "location.href !== 'about:blank' && document.readyState === 'complete'"))
+        except Refused:
+            return False  # the page is just being replaced
 
-    def _value(self, expression: str) -> Any:
+    def _value(self, tab: str, expression: str) -> Any:
+        self._ask("WebDriver:SwitchToWindow", handle=tab)
         return self._ask("WebDriver:ExecuteScript", script=f"return {expression}", args=[])["value"]
 
     def _ask(self, method: str, **parameters: Any) -> Any:
@@ -233,7 +251,8 @@ class Firefox:
         self._socket.sendall(b"%d:%b" % (len(message), message))
         _, number, error, result = self._message()
         assert number == self._number
-        assert error is None, (method, parameters, error)
+        if error is not None:
+            raise Refused(method, parameters, error)
         return result
 
     def _message(self) -> Any:

@@ -570,7 +570,7 @@ def test_cors_and_safety_everywhere(shared: Daemon, status: int, request_: bytes
         ("a.png", "nonsense", "application/octet-stream", "attachment"),
         ("a.png", "text/html, image/png", "application/octet-stream", "attachment"),
         ("a.png", "image/png;x\x7f", "application/octet-stream", "attachment"),
-        ("a.png", "multipart/x-mixed-replace", "multipart/x-mixed-replace", "attachment"),
+        ("a.png", "multipart/x-mixed-replace", "application/octet-stream", "attachment"),
     ],
 )
 def test_types(shared: Daemon, name: str, signed: str | None, served: str, shown: str) -> None:
