@@ -12,12 +12,16 @@ from twisted.internet.endpoints import quoteStringArgument
 from twisted.internet.interfaces import IStreamServerEndpointStringParser
 from twisted.plugin import getPlugins
 
+from hmac_file_server.sockets import UnixAddress
+
 FORMS = '":8080", "127.0.0.1:8080", "[::1]:8080", "unix:/run/hmac-file-server.sock:mode=660" or a Twisted endpoint'
 
-_HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^\[\]:/]*)):(?P<port>\d{1,5})\Z")
+_HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+(?:%[^\]/\s]+)?)\]|(?P<host>[^\[\]:/]*)):(?P<port>\d{1,5})\Z")
 _HOST = re.compile(r"[\w.:%-]+\Z")
 _WITH_BACKLOG = {"tcp", "tcp4", "tcp6", "unix", "ssl"}
 _BACKLOG = 1024
+_PROXIED = "haproxy:"
+_PARTS = re.compile(r"((?:\\.|[^:\\])*)(?::|\Z)")
 _BUILT_IN = {"tcp", "tcp4", "tcp6", "unix", "ssl", "systemd"}
 
 
@@ -33,6 +37,7 @@ class Listen:
     :param loopback: whether only this machine can reach it over TCP.
     :param authority: ``host:port`` for a URL, empty where there is none to give.
     :param bind: host and port, where it is known to be TCP.
+    :param unix: the Unix socket, where it is one.
     :param given: what the configuration says.
     """
 
@@ -40,15 +45,25 @@ class Listen:
     loopback: bool = False
     authority: str = ""
     bind: tuple[str, int] | None = attrs.field(default=None, eq=False)
+    unix: UnixAddress | None = attrs.field(default=None, eq=False)
     given: str = attrs.field(default="", eq=False)
 
     @property
     def description(self) -> str:
         """The endpoint for :func:`strports.service`, with a backlog for bursts of clients."""
-        kind = self.endpoint.partition(":")[0]
-        if kind in _WITH_BACKLOG and ":backlog=" not in self.endpoint:
+        if self.kind in _WITH_BACKLOG and ":backlog=" not in self.endpoint:
             return f"{self.endpoint}:backlog={_BACKLOG}"
         return self.endpoint
+
+    @property
+    def kind(self) -> str:
+        """What is listened at, behind all that is to be done with a connection before."""
+        return self.endpoint.removeprefix(_PROXIED).partition(":")[0]
+
+    @property
+    def is_proxied(self) -> bool:
+        """Whether each connection begins with what a proxy says of its client (HAProxy's PROXY protocol)."""
+        return self.endpoint.startswith(_PROXIED)
 
 
 def listen_at(value: str | int) -> Listen:
@@ -90,7 +105,7 @@ def listen_on_socket(path: object) -> Listen:
     """
     if not isinstance(path, str) or "/" not in path:
         raise ValueError('with unixSocket, write the path of the socket, as "/run/hmac-file-server.sock"')
-    return Listen(f"unix:address={quoteStringArgument(path)}:mode=666", given=path)
+    return Listen(f"unix:address={quoteStringArgument(path)}:mode=666", given=path, unix=UnixAddress(path))
 
 
 @attrs.frozen
@@ -130,6 +145,11 @@ def redis_at(value: str) -> RedisServer | None:
 
 
 def _endpoint(value: str, name: str) -> Listen:
+    if value.startswith(_PROXIED):
+        inner = value.removeprefix(_PROXIED)
+        return attrs.evolve(_endpoint(inner, inner.partition(":")[0]), endpoint=value)
+    if name == "unix":
+        return Listen(value, unix=_unix(value))
     found = re.match(r"(?:tcp|tcp4|tcp6):(?:port=)?(\d+):interface=((?:\\:|[^:])+)\Z", value)
     if found is None:
         return Listen(value)
@@ -139,6 +159,22 @@ def _endpoint(value: str, name: str) -> Listen:
     except ValueError:
         return Listen(value)
     return Listen(value, loopback, f"[{host}]:{found[1]}" if ":" in host else f"{host}:{found[1]}")
+
+
+def _unix(endpoint: str) -> UnixAddress | None:
+    """The address in a Twisted endpoint string; None if it is not quite one, for Twisted to say why."""
+    given = {"address": ""}
+    for number, part in enumerate(_PARTS.findall(endpoint.partition(":")[2])):
+        name, equals, value = part.partition("=")
+        if not number and not equals:
+            name, value = "address", part
+        given[name] = re.sub(r"\\(.)", r"\1", value)
+    try:
+        if given.keys() <= {"address", "mode", "backlog", "lockfile", ""} and not given.get("") and given["address"]:
+            return UnixAddress(given["address"], int(given.get("mode", "666"), 8))
+    except ValueError:
+        pass
+    return None
 
 
 def _every_address(port: int) -> Listen:

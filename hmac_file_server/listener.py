@@ -12,11 +12,14 @@ from twisted.application.service import Service
 from twisted.internet import tcp, unix
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IProtocolFactory
+from twisted.internet.interfaces import IProtocolFactory, IStreamServerEndpoint
+from twisted.protocols.haproxy import proxyEndpoint
+from zope.interface import implementer
 
 from hmac_file_server.config import Config, ConfigError, NotYet, fail
 from hmac_file_server.holder import holder
 from hmac_file_server.listen import Listen
+from hmac_file_server.sockets import UnixSocket, tcp_sockets
 from hmac_file_server.stores.faults import user
 
 ENDPOINTS = "https://docs.twisted.org/en/stable/core/howto/endpoints.html"
@@ -34,21 +37,41 @@ class Listener(Service):
 
     def __init__(self, config: Config, key: str, listen: Listen, factory: IProtocolFactory, reactor: Any) -> None:
         self._config, self._key, self._listen = config, key, listen
+        self._factory, self._reactor = factory, reactor
+        self._service: Any = None
+        self._unix: UnixSocket | None = None
+        if listen.bind is None and listen.unix is None:
+            self._service = self._endpoint()
+
+    def _endpoint(self) -> Any:
+        listen = self._listen
         try:
-            self._service = strports.service(listen.description, factory, reactor)
+            return strports.service(listen.description, self._factory, self._reactor)
         except OSError as error:
             reason = f"{error.strerror}: {error.filename}; it must be a file that the user {user()} can read"
-            raise NotYet(config.problem(key, listen.given, reason)) from None
+            raise NotYet(self._config.problem(self._key, listen.given, reason)) from None
         except Exception as error:  # whatever the endpoint's own parser lets out
             reason = f"{type(error).__name__}: {error}; see {ENDPOINTS}"
-            raise ConfigError(config.problem(key, listen.given, reason)) from None
+            raise ConfigError(self._config.problem(self._key, listen.given, reason)) from None
 
     def startService(self) -> None:
         super().startService()
         try:
+            if self._service is None:
+                self._service = self._accept()
             self._service.startService()
         except (CannotListenError, OSError, ValueError) as error:
             fail(cannot_listen(self._config, self._key, self._listen, error))
+
+    def _accept(self) -> SharedListener:
+        listen = self._listen
+        if listen.unix is not None:
+            self._unix = UnixSocket(listen.unix)
+            opened = self._unix.socket
+        else:
+            assert listen.bind is not None
+            [opened] = tcp_sockets(*listen.bind, 1)
+        return SharedListener(opened.detach(), listen, self._factory, self._reactor)
 
     def stopService(self) -> Deferred[None]:
         if not self.running:
@@ -56,6 +79,8 @@ class Listener(Service):
             done.callback(None)
             return done
         super().stopService()
+        if self._unix is not None:
+            self._unix.remove()
         stopped: Deferred[None] = self._service.stopService()
         return stopped
 
@@ -91,35 +116,56 @@ def _about_port(config: Config, key: str, listen: Listen, port: int, number: int
     return f"{before}{reason}; free it or choose another"
 
 
-class SharedListener(Service):
-    """Accepts from a socket that another process listens on too.
+@implementer(IStreamServerEndpoint)
+class _Open:
+    """The endpoint that a listening socket is.
 
-    :param descriptor: the socket's.
+    :param descriptor: the socket's; it is closed.
     """
 
-    def __init__(self, descriptor: int, factory: IProtocolFactory, reactor: Any) -> None:
-        self._descriptor = descriptor
+    def __init__(self, descriptor: int, reactor: Any) -> None:
+        self._descriptor, self._reactor = descriptor, reactor
+
+    def listen(self, protocolFactory: Any) -> Deferred[Any]:
+        return maybeDeferred(self._listen, protocolFactory)
+
+    def _listen(self, factory: Any) -> Any:
+        with socket.socket(fileno=self._descriptor) as opened:
+            if opened.family != socket.AF_UNIX:
+                return self._reactor.adoptStreamPort(self._descriptor, opened.family, factory)
+            port = _OpenUnixPort._fromListeningDescriptor(self._reactor, self._descriptor, factory)
+            port.startListening()
+            return port
+
+
+class SharedListener(Service):
+    """Accepts from a socket that listens already, and that another process may listen on too.
+
+    :param descriptor: the socket's; it is closed.
+    :param listen: what it was opened for.
+    """
+
+    def __init__(self, descriptor: int, listen: Listen, factory: IProtocolFactory, reactor: Any) -> None:
+        opened = _Open(descriptor, reactor)
+        self._endpoint: Any = proxyEndpoint(opened) if listen.is_proxied else opened
         self._factory = factory
-        self._reactor = reactor
         self._port: Any = None
 
     def startService(self) -> None:
         super().startService()
-        with socket.socket(fileno=socket.dup(self._descriptor)) as shared:
-            family = shared.family
-        if family == socket.AF_UNIX:
-            self._port = _SharedUnixPort._fromListeningDescriptor(self._reactor, self._descriptor, self._factory)
-            self._port.startListening()
-        else:
-            self._port = self._reactor.adoptStreamPort(self._descriptor, family, self._factory)
+        self._endpoint.listen(self._factory).addCallback(self._listens)
+
+    def _listens(self, port: Any) -> None:
+        self._port = port
 
     def stopService(self) -> Deferred[None]:
+        super().stopService()
         port, self._port = self._port, None
         return maybeDeferred(port.stopListening) if port is not None else maybeDeferred(lambda: None)
 
 
-class _SharedUnixPort(unix.Port):
-    """A Unix socket whose name and mode are another process's business."""
+class _OpenUnixPort(unix.Port):
+    """A Unix socket whose file is not its business."""
 
     factory: Any
 

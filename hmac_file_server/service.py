@@ -112,7 +112,7 @@ class FileService(MultiService):
         self._says_hello = shared is None
         self._listener: Listener | SharedListener
         if shared is not None:
-            self._listener = SharedListener(shared, self._site, reactor)
+            self._listener = SharedListener(shared, config.listen, self._site, reactor)
             self._listener.setServiceParent(self)
             return
         self._listener = Listener(config, "ListenPort", config.listen, self._site, reactor)
@@ -271,7 +271,5 @@ def _limits(config: Config) -> Limits:
         min_rate=config.min_rate,
         connections=config.max_connections,
         per_address=config.max_connections_per_address,
-        proxies=Proxies(
-            config.trusted_proxies, config.proxies_pass_104, config.listen.endpoint.startswith("haproxy:")
-        ),
+        proxies=Proxies(config.trusted_proxies, config.proxies_pass_104, config.listen.is_proxied),
     )

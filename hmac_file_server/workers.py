@@ -12,7 +12,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall
@@ -27,6 +27,7 @@ from hmac_file_server.metrics import MetricsRoot, Ready, describe_process
 from hmac_file_server.notify import Notifier
 from hmac_file_server.service import check_store, log_status, open_store, say_hello, serve_metrics
 from hmac_file_server.signals import held_back, ignore_stopping
+from hmac_file_server.sockets import UnixSocket, tcp_sockets
 from hmac_file_server.threads import Threads
 
 _log = Logger()
@@ -35,7 +36,7 @@ _DESCRIPTOR = 3
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0
 _LIVED_LONG = 60.0
 _PATIENCE = 10.0
-_BACKLOG = 1024
+_SHARED = ("tcp", "tcp4", "tcp6", "unix", "systemd")
 
 
 class WorkersService(MultiService):
@@ -48,13 +49,15 @@ class WorkersService(MultiService):
 
     def __init__(self, config: Config, path: str, reactor: Any, out: LogWriter) -> None:
         super().__init__()
-        if config.listen.endpoint.startswith("ssl:"):
+        if config.listen.kind not in _SHARED:
             reason = "several workers need a plain socket; let a proxy speak TLS, or set Workers = 1"
             raise ConfigError(config.problem("ListenPort", config.listen.given, reason))
         self._config, self._path, self._reactor, self._out = config, path, reactor, out
         self._store = open_store(config)
         self._figures = tempfile.mkdtemp(prefix="hmac-file-server-")
         self._workers: list[Worker] = []
+        self._sockets: list[socket.socket] = []
+        self._unix: UnixSocket | None = None
         self._shared: Any = None
         self._draining = False
         self._looker = Threads(reactor, 1, "looker")
@@ -83,7 +86,11 @@ class WorkersService(MultiService):
         listen = config.listen
         try:
             if listen.bind is not None:
-                return [_reuse_port(*listen.bind) for _ in range(config.workers)]
+                self._sockets = tcp_sockets(*listen.bind, config.workers)
+                return [opened.fileno() for opened in self._sockets]
+            if listen.unix is not None:
+                self._unix = UnixSocket(listen.unix)
+                return [self._unix.socket.fileno()] * config.workers
             opened: list[Any] = []
             serverFromString(self._reactor, listen.description).listen(_Nothing()).addBoth(opened.append)
             if isinstance(opened[0], Failure):
@@ -93,6 +100,15 @@ class WorkersService(MultiService):
         self._shared = opened[0]
         self._shared.stopReading()
         return [self._shared.fileno()] * config.workers
+
+    def _stop_listening(self) -> Deferred[None]:
+        """Now, so that clients that come while workers finish are refused, and do not wait in vain."""
+        for opened in self._sockets:
+            opened.close()
+        if self._unix is not None:
+            self._unix.remove()
+            self._unix.socket.close()
+        return maybeDeferred(self._shared.stopListening) if self._shared is not None else succeed(None)
 
     def _why_not_ready(self) -> str:
         if self._draining:
@@ -107,7 +123,7 @@ class WorkersService(MultiService):
         """Let all workers finish what runs within ShutdownTimeout."""
         self._draining = True
         ignore_stopping()
-        ended = DeferredList([worker.stopService() for worker in self._workers])
+        ended = DeferredList([self._stop_listening(), *(worker.stopService() for worker in self._workers)])
         return ended.addCallback(lambda _: self._close())
 
     def _close(self) -> Deferred[None]:
@@ -116,8 +132,6 @@ class WorkersService(MultiService):
         shutil.rmtree(self._figures, ignore_errors=True)
         self._store.close()
         closed: Deferred[None] = MultiService.stopService(self)
-        if self._shared is not None:
-            return closed.addCallback(lambda _: self._shared.stopListening())
         return closed
 
     # For the workers
@@ -242,16 +256,3 @@ class Worker(Service, ProcessProtocol):
 
 class _Nothing(Factory):
     noisy = False
-
-
-def _reuse_port(host: str, port: int) -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if host == "::":
-            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        listening.setblocking(False)
-        listening.bind((host, port))
-        listening.listen(_BACKLOG)
-        return listening.detach()

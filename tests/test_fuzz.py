@@ -112,7 +112,7 @@ class Fuzzed:
         self._work: list[Callable[[], None]] = []
         config = folder / "config.toml"
         config.write_text(
-            f'Secret = "{SECRET}"\nStoreDir = "{self.store}"\nListenPort = "127.0.0.1:8080"\n'
+            f'Secret = "{SECRET}"\nStoreDir = "{self.store}"\nListenPort = "tcp:8080"\nMetricsPort = "tcp:9090"\n'
             "MinFreeSpace = 0\nFsync = false\nMaxUploadSize = 100000\nChunkSize = 4096\n"
         )
         self.reactor = MemoryReactorClock()
