@@ -13,6 +13,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.testing import MemoryReactor
 
 from hmac_file_server.listen import FORMS, Listen, listen_at, listen_on_socket
+from hmac_file_server.sockets import UnixAddress
 
 
 def has_ipv6() -> bool:
@@ -94,6 +95,35 @@ def test_socket_of_prosody_filer(path: str) -> None:
     assert reactor.unixServers[0][0] == path
     assert reactor.unixServers[0][3] == 0o666
     assert not listen.loopback
+
+
+@pytest.mark.parametrize(
+    ("value", "path", "mode"),
+    [
+        ("unix:/run/x.sock", "/run/x.sock", 0o666),
+        ("unix:/run/x.sock:mode=660", "/run/x.sock", 0o660),
+        ("unix:address=/run/x.sock:lockfile=0:backlog=5:mode=600", "/run/x.sock", 0o600),
+        (r"unix:/run/a\:b\\c.sock", r"/run/a:b\c.sock", 0o666),
+        ("haproxy:unix:/run/x.sock:mode=660", "/run/x.sock", 0o660),
+    ],
+)
+def test_unix_sockets(value: str, path: str, mode: int) -> None:
+    """The path and mode of a Unix socket are read as Twisted reads them."""
+    listen = listen_at(value)
+    assert listen.unix == UnixAddress(path, mode)
+    assert (listen.kind, listen.is_proxied) == ("unix", value.startswith("haproxy"))
+
+
+@pytest.mark.parametrize("value", ["unix:/x:mode=9", "unix:/x:nonsense=1", "unix:mode=660", "unix:/x:660"])
+def test_what_is_no_unix_socket(value: str) -> None:
+    """What Twisted would not read is left for Twisted to say so."""
+    assert listen_at(value).unix is None
+
+
+@pytest.mark.parametrize("zone", ["eth0", "br-lan.7", "2"])
+def test_link_local_addresses(zone: str) -> None:
+    """An address that holds on one interface keeps its name, whatever that is."""
+    assert listen_at(f"[fe80::1%{zone}]:8080").bind == (f"fe80::1%{zone}", 8080)
 
 
 def resolver(address: str) -> Callable[..., list[Any]]:
