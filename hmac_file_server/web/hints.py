@@ -62,11 +62,18 @@ class Hints:
 
         :param turned_away: whether it was ended on this side.
         """
-        if "http request" in str(reason.value):
+        what = str(reason.value)
+        if "http request" in what:
             self._say(
                 address,
                 "speaks plain HTTP to a port for TLS: let the proxy connect with https://, or serve plain HTTP with"
                 ' ListenPort = ":8080"',
+            )
+        elif "wrong version number" in what:
+            self._say(
+                address,
+                "speaks neither TLS nor HTTP to a port for TLS; if it sends the PROXY protocol, set ListenPort ="
+                f' "haproxy:{self._endpoint}"',
             )
         elif turned_away and self._endpoint.startswith("haproxy:"):
             endpoint = self._endpoint.partition(":")[2]

@@ -48,7 +48,7 @@ class Crowd:
             detail = f"too many connections: there are {self._connections} (MaxConnections)"
             raise unavailable("connections", "too many connections", detail, seconds=5)
         user = "" if peer.trusted else one_user(peer.address)
-        self._enter(user, "; if it is a proxy's, add it to TrustedProxies")
+        self._enter(user)
         self._connections += 1
         return user
 
@@ -77,11 +77,14 @@ class Crowd:
             if not self._by_user[user]:
                 del self._by_user[user]
 
-    def _enter(self, user: str, remedy: str = "") -> None:
+    def _enter(self, user: str) -> None:
         if not user:
             return
         if self._by_user[user] >= self._limits.per_address:
-            detail = f"too many at once from {user}: {self._by_user[user]} (MaxConnectionsPerAddress){remedy}"
+            detail = (
+                f"too many at once from {user}: {self._by_user[user]} (MaxConnectionsPerAddress);"
+                " if that is a proxy's address, add it to TrustedProxies"
+            )
             headers = {b"Retry-After": b"5"}
             raise HTTPError(429, "connections", "too many connections from your address", detail, headers)
         self._by_user[user] += 1

@@ -14,6 +14,7 @@ _MODULES = "mpm_event authz_core socache_shmcb ssl http2 proxy proxy_http header
 class Apache(Proxy):
     """Apache with mod_proxy_http. It reads no answer, be it an interim one, before it has handed on the whole body."""
 
+    command = "apache2"
     early = ()
 
     def backend(self, daemon: Daemon) -> str:
@@ -43,4 +44,4 @@ class Apache(Proxy):
         ]
         config = self.folder / "apache.conf"
         config.write_text("\n".join([*lines, site]))
-        return [find("apache2"), "-D", "FOREGROUND", "-f", config]
+        return [find(self.command), "-D", "FOREGROUND", "-f", config]

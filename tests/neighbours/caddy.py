@@ -13,7 +13,7 @@ _GLOBAL = "{\n\tadmin off\n\tauto_https off\n}\n\n"
 class Caddy(Proxy):
     """Caddy."""
 
-    passes_104 = True
+    command = "caddy"
     unix = "unix/"
     early = ("HTTP/2",)
 
@@ -26,4 +26,4 @@ class Caddy(Proxy):
         site = f"https://{NAME}:{self.port} {{\n\tbind 127.0.0.1\n\ttls {self.certificate} {self.key}\n"
         changes = ((f"{NAME} {{\n", site), ("/upload/* [::1]:8080", f"/upload/* {backend}"))
         config.write_text(_GLOBAL + example("caddy/Caddyfile", *changes, *self.changes))
-        return [find("caddy"), "run", "--config", config, "--adapter", "caddyfile"]
+        return [find(self.command), "run", "--config", config, "--adapter", "caddyfile"]

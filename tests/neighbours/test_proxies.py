@@ -20,7 +20,7 @@ import pytest
 from tests.neighbours.apache import Apache
 from tests.neighbours.caddy import Caddy
 from tests.neighbours.haproxy import HAProxy
-from tests.neighbours.nginx import BUFFERED, HTTP_1_0, Nginx
+from tests.neighbours.nginx import BUFFERED, HTTP_1_0, NewestNginx, Nginx
 from tests.neighbours.proxy import Http1, Http2, Proxy
 from tests.neighbours.xmpp import AWKWARD_NAMES
 from tests.support import Answer, Daemon, eventually, free_port, need, put_target
@@ -39,7 +39,6 @@ class Setup:
     :param changes: to the proxy's file in contrib.
     """
 
-    program: str
     proxy: type[Proxy]
     changes: tuple[tuple[str, str], ...] = ()
     passes_104: bool = False
@@ -47,22 +46,24 @@ class Setup:
 
 
 SETUPS = {
-    "nginx": Setup("nginx", Nginx),
-    "nginx buffered": Setup("nginx", Nginx, (BUFFERED,)),
-    "nginx with HTTP/1.0": Setup("nginx", Nginx, (HTTP_1_0,)),
-    "nginx buffered with HTTP/1.0": Setup("nginx", Nginx, (BUFFERED, HTTP_1_0)),
-    "HAProxy": Setup("haproxy", HAProxy, passes_104=True),
-    "HAProxy by default": Setup("haproxy", HAProxy),
-    "Caddy": Setup("caddy", Caddy, passes_104=True),
-    "Caddy by default": Setup("caddy", Caddy),
-    "Apache": Setup("apache2", Apache),
+    "nginx": Setup(Nginx),
+    "nginx buffered": Setup(Nginx, (BUFFERED,)),
+    "nginx with HTTP/1.0": Setup(Nginx, (HTTP_1_0,)),
+    "nginx buffered with HTTP/1.0": Setup(Nginx, (BUFFERED, HTTP_1_0)),
+    "newest nginx": Setup(NewestNginx),
+    "newest nginx with its default": Setup(NewestNginx, (HTTP_1_0,)),
+    "HAProxy": Setup(HAProxy, passes_104=True),
+    "HAProxy by default": Setup(HAProxy),
+    "Caddy": Setup(Caddy, passes_104=True),
+    "Caddy by default": Setup(Caddy),
+    "Apache": Setup(Apache),
 }
 
 UNIX = {
-    "nginx at a Unix socket": Setup("nginx", Nginx, unix=True),
-    "HAProxy at a Unix socket": Setup("haproxy", HAProxy, passes_104=True, unix=True),
-    "Caddy at a Unix socket": Setup("caddy", Caddy, passes_104=True, unix=True),
-    "Apache at a Unix socket": Setup("apache2", Apache, unix=True),
+    "nginx at a Unix socket": Setup(Nginx, unix=True),
+    "HAProxy at a Unix socket": Setup(HAProxy, passes_104=True, unix=True),
+    "Caddy at a Unix socket": Setup(Caddy, passes_104=True, unix=True),
+    "Apache at a Unix socket": Setup(Apache, unix=True),
 }
 
 BUFFERING = {
@@ -102,7 +103,7 @@ class House:
 def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """One for all tests of a setup."""
     setup = (SETUPS | UNIX | BUFFERING)[request.param]
-    need(setup.program, "openssl")
+    need(setup.proxy.command, "openssl")
     # What pytest makes is closed to the users that the proxies' workers run as.
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
@@ -446,7 +447,6 @@ WRONG = {
     "Caddy with TLS": (Caddy, ("transport http {", "transport http {\n\t\t\ttls_insecure_skip_verify"), "speaks TLS"),
     "Apache with TLS": (Apache, ("http://127.0.0.1", "https://127.0.0.1"), "speaks TLS"),
 }
-PROGRAMS = {Nginx: "nginx", HAProxy: "haproxy", Caddy: "caddy", Apache: "apache2"}
 
 
 @pytest.mark.parametrize(("kind", "change", "words"), WRONG.values(), ids=WRONG)
@@ -454,7 +454,7 @@ def test_what_a_proxy_speaks_wrongly(
     make_daemon: Callable[..., Daemon], tmp_path: Path, kind: type[Proxy], change: tuple[str, str], words: str
 ) -> None:
     """Its client hears of an error at once, and the daemon's log tells once what to change."""
-    need(PROGRAMS[kind], "openssl")
+    need(kind.command, "openssl")
     daemon = make_daemon().start()
     changes = [change]
     if kind is Apache:

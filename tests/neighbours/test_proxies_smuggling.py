@@ -104,7 +104,7 @@ def streams(chance: random.Random) -> Iterator[bytes]:
 @pytest.mark.parametrize(("kind", "deny"), DENY.values(), ids=DENY)
 def test_no_request_is_smuggled(tmp_path: Path, kind: type[Proxy], deny: tuple[str, str]) -> None:
     """What the proxy refuses never reaches the daemon, and everybody else gets the answer to what they asked."""
-    need({Nginx: "nginx", HAProxy: "haproxy", Caddy: "caddy", Apache: "apache2"}[kind], "openssl")
+    need(kind.command, "openssl")
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     daemon = Daemon(tmp_path).start()

@@ -99,15 +99,15 @@ def test_requests_in_pieces(make_daemon: MakeDaemon) -> None:
         assert wire.send(GET).answer().status == 404
 
 
-def test_plain_http_to_a_port_for_tls(make_daemon: MakeDaemon, tmp_path: Path) -> None:
-    """It is ended at once, and the log names the remedy, once."""
+def test_what_is_no_tls(make_daemon: MakeDaemon, tmp_path: Path) -> None:
+    """Plain HTTP and the PROXY protocol at a port for TLS are ended at once, and the log names each's remedy, once."""
     need("openssl")
     chain, key = certificate(tmp_path, "localhost")
     port = free_port()
     daemon = make_daemon(ListenPort=f"ssl:{port}:interface=127.0.0.1:privateKey={key}:certKey={chain}").launch()
     eventually(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
-    for _ in range(3):
-        with Wire(port).send(GET) as wire:
+    for first in (GET, GET, GET.replace(b"GET", b"PATCH"), proxy_1("192.0.2.7"), proxy_2("192.0.2.7")):
+        with Wire(port).send(first) as wire:
             wire.rest()
     context = ssl.create_default_context(cafile=str(chain))
     with (
@@ -116,8 +116,10 @@ def test_plain_http_to_a_port_for_tls(make_daemon: MakeDaemon, tmp_path: Path) -
     ):
         secure.sendall(GET)
         assert secure.recv(12) == b"HTTP/1.1 404"
-    (line,) = told(daemon, "speaks plain HTTP")
-    assert "https://" in line
+    http, proxy = told(daemon, " warn ")
+    assert "speaks plain HTTP" in http
+    assert "https://" in http
+    assert f'set ListenPort = "haproxy:ssl:{port}:' in proxy
 
 
 @pytest.mark.parametrize("header", [proxy_1, proxy_2])
