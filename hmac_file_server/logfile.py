@@ -146,7 +146,8 @@ class LogWriter:
         self._stream = stream
         self._most_waiting = most_waiting
         self._wakeups: SimpleQueue[None] = SimpleQueue()
-        self._lock = threading.Lock()
+        # One that its own thread can take again: the reactor logs a SIGTERM right where that interrupts it.
+        self._lock = threading.RLock()
         self._written = threading.Condition(self._lock)
         self._deadline: float | None = None
         self._has_thread = False
@@ -166,7 +167,7 @@ class LogWriter:
         return self._stream.descriptor
 
     def write(self, text: str) -> None:
-        """Take some lines. From any thread, never from a signal handler."""
+        """Take some lines, from any thread, and from a signal handler too."""
         piece = _Piece(text.encode("utf-8", "backslashreplace"), text.count("\n"))
         with self._lock:
             if self._size + len(piece.text) > self._most_waiting:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -233,3 +234,33 @@ def test_file_that_can_not_be_opened(tmp_path: Path, name: str) -> None:
     """A log that can not be opened is an error at the start."""
     with pytest.raises(OSError, match=r"No such file or directory|Is a directory"):
         open_log(str(tmp_path / name), None)
+
+
+def test_a_signal_in_the_middle_of_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal that is logged while another line is being taken does not stop the process for ever."""
+    path = tmp_path / "log"
+    log = LogWriter(LogFile(str(path)))
+    add = log._add
+
+    def interrupted(piece: object) -> None:
+        monkeypatch.undo()
+        signal.raise_signal(signal.SIGUSR1)
+        add(piece)
+
+    def stuck(*_: object) -> None:
+        raise AssertionError("it waits for itself")
+
+    before = (
+        signal.signal(signal.SIGUSR1, lambda *_: log.write("Received SIGTERM\n")),
+        signal.signal(signal.SIGALRM, stuck),
+    )
+    try:
+        monkeypatch.setattr(log, "_add", interrupted)
+        signal.alarm(30)
+        log.write("a line\n")
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGUSR1, before[0])
+        signal.signal(signal.SIGALRM, before[1])
+    log.finish()
+    assert path.read_text() == "Received SIGTERM\na line\n"
