@@ -19,15 +19,18 @@ from prometheus_client import (
 from prometheus_client.exposition import choose_encoder
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web import server
-from twisted.web.http import Request
+from twisted.web.http import HTTPChannel, Request
 from twisted.web.resource import Resource
 
 from hmac_file_server import __version__
 
 _log = Logger()
 
+_MOST_CONNECTIONS = 64
 _PREFIX = "hmac_file_server"
 _SEVERAL = "PROMETHEUS_MULTIPROC_DIR"
 _UPLOAD_ERRORS = ("broken_off", "timeout", "storage", "no_room", "conflict", "bug")
@@ -160,11 +163,51 @@ class _Scrape(server.Request):
         self.channel.loseConnection()
 
 
-class MetricsSite(server.Site):
-    """Serves the figures."""
+class _ScrapeChannel(HTTPChannel):
+    """A connection for one request: who sends many and reads no answer costs as much as one who sends one."""
 
+    site: MetricsSite
+    transport: Any
+
+    def connectionMade(self) -> None:
+        HTTPChannel.connectionMade(self)
+        self.site.opened(self)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.site.closed(self)
+        HTTPChannel.connectionLost(self, reason)
+
+    def checkPersistence(self, request: Request, version: bytes) -> bool:
+        request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+        return False
+
+
+class MetricsSite(server.Site):
+    """Serves the figures, on a bounded number of connections: the newest."""
+
+    protocol = _ScrapeChannel  # type: ignore[assignment]  # HTTP/2 never takes the channel's place
     noisy = False
     requestFactory = _Scrape
+
+    def __init__(self, resource: Resource, reactor: Any) -> None:
+        super().__init__(resource, reactor=reactor)
+        self._channels: dict[_ScrapeChannel, None] = {}
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """HTTP/1.1 only."""
+        return [b"http/1.1"]
+
+    def opened(self, channel: _ScrapeChannel) -> None:
+        """Take note of a connection. The oldest ends if it is one too many: a scrape is short."""
+        self._channels[channel] = None
+        if len(self._channels) > _MOST_CONNECTIONS:
+            oldest = next(iter(self._channels))
+            del self._channels[oldest]
+            oldest.transport.abortConnection()
+
+    def closed(self, channel: _ScrapeChannel) -> None:
+        """Take note that a connection is gone."""
+        self._channels.pop(channel, None)
 
     def log(self, request: Any) -> None:
         """Scrapes come every few seconds and are not worth a line."""

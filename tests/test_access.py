@@ -241,3 +241,51 @@ def test_a_reader_that_leaves_before_its_answer(server: Server) -> None:
     server.work()
     assert (server.count("downloads"), server.count("downloads_broken")) == (0, 0)
     assert server.lines[1] == 'GET /upload/a/b - in=0 out=0 0.000s "-" - broken off'
+
+
+def test_refusals_of_one_client_are_summed_up(server: Server) -> None:
+    """Of many refusals of one client some are told, the rest are summed up; then it is told of again."""
+    for _ in range(150):
+        server.send(get("a/none"))
+        server.work()
+    assert len(server.lines) == 100
+    server.clock.advance(10)
+    assert server.out.getvalue().endswith(
+        " warn  192.168.1.1 50 more requests without a right, in 10 s, are not listed\n"
+    )
+    server.send(get("a/none"))
+    server.work()
+    assert len(server.lines) == 102
+    server.clock.advance(10)
+    assert len(server.lines) == 102
+
+
+def test_uploads_are_never_summed_up(server: Server) -> None:
+    """Each upload and download leaves its line."""
+    for number in range(150):
+        stored(server, f"a/{number}", "hello")
+        server.leave()
+        server.send(get(f"a/{number}"))
+        server.work()
+        server.leave()
+    assert len(server.lines) == 300
+
+
+def test_refusals_of_many_clients(server: Server) -> None:
+    """However many addresses are refused, their lines are bounded, and so is what is remembered of them."""
+    told = sum(server.access._refused.is_told(f"192.0.{number // 250}.{number % 250}") for number in range(50_000))
+    assert told <= 300
+    assert len(server.access._refused._counts) <= 201
+    assert sum(server.access._refused.is_told(f"2001:db8::{number:x}") for number in range(200)) == 0
+
+
+def test_what_a_client_says_is_cut(server: Server) -> None:
+    """Of a target, an agent and a method that are very long a line has the beginning; a signature is still hidden."""
+    signature = "ab" * 32
+    junk = "x" * 7000
+    server.send(get(f"{'y' * 990}/v={signature}{junk}", f"User-Agent: {junk}"))
+    server.work()
+    (line,) = server.lines
+    assert len(line) < 1500
+    assert signature[:8] not in line
+    assert "xxx..." in line

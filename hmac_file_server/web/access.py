@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from urllib.parse import unquote_to_bytes
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from hmac_file_server.log import Lines, from_wire
 from hmac_file_server.metrics import Metrics, Tally
 from hmac_file_server.slots.path import RESERVED
+from hmac_file_server.web.client import one_user
 from hmac_file_server.web.errors import HTTPError
 from hmac_file_server.web.request import Request
 
 _SERVER_ERROR = 500
+_LONGEST_METHOD, _LONGEST_PATH, _LONGEST_AGENT, _LONGEST_REASON = 32, 1024, 256, 1024
+_SPAN, _LINES_EACH, _MOST_USERS = 10.0, 100, 200
 _TOKEN = re.compile(rb"(" + re.escape(RESERVED) + rb"/+[^/]{1,6})[^/]*")
 _SIGNATURE = re.compile(rb"((?:v2?|token)(?:=|%3d))[0-9a-f]{64}", re.IGNORECASE)
 _WITH_CONTENT = frozenset({200, 206})
@@ -31,6 +35,7 @@ class Access:
         self._lines = lines
         self._tally = Tally(clock)
         self._crowded_at = -math.inf
+        self._refused = _Refused(clock, lines)
 
     def turned_away(self, address: str, error: HTTPError) -> None:
         """Take note of a connection that was refused; of those that are too many the log tells of one a second."""
@@ -85,23 +90,72 @@ class Access:
             level = "warn" if error is not None and request.method == b"PUT" else "info"
         if not self._lines.wants(level):
             return
-        agent = from_wire(request.said(b"User-Agent") or b"-").replace('"', "'")
+        if (
+            (error is not None or request.method == b"OPTIONS")
+            and request.body is None
+            and not self._refused.is_told(request.client_address)
+        ):
+            return
+        agent = _short(request.said(b"User-Agent") or b"-", _LONGEST_AGENT).replace('"', "'")
         status = "-" if cut and not request.startedWriting else request.code
         self._lines.write(
             level,
-            f"{request.client_address} {from_wire(request.method)} {from_wire(_without_token(request))} {status}"
+            f"{request.client_address} {_short(request.method, _LONGEST_METHOD)}"
+            f" {_short(_without_token(request), _LONGEST_PATH)} {status}"
             f' in={request.body_received} out={request.sentLength} {seconds:.3f}s "{agent}"{end}',
         )
+
+
+class _Refused:
+    """How many lines are written of what is granted to anybody, or refused: so many for each user in each span.
+
+    The rest are counted, and leave one line for each user at the span's end.
+    """
+
+    def __init__(self, clock: IReactorTime, lines: Lines) -> None:
+        self._clock = clock
+        self._lines = lines
+        self._counts: Counter[str] = Counter()
+        self._end = -math.inf
+        self._timer: IDelayedCall | None = None
+
+    def is_told(self, address: str) -> bool:
+        """Count a request; whether it leaves a line."""
+        now = self._clock.seconds()
+        if now >= self._end and self._timer is None:
+            self._counts, self._end = Counter(), now + _SPAN
+        counts, user = self._counts, one_user(address)
+        if user not in counts and len(counts) >= _MOST_USERS:
+            user = "others"
+        counts[user] += 1
+        if counts[user] <= _LINES_EACH:
+            return True
+        if self._timer is None:
+            self._timer = self._clock.callLater(self._end - now, self._sum_up)
+        return False
+
+    def _sum_up(self) -> None:
+        self._timer = None
+        counts, self._counts = self._counts, Counter()
+        for user, count in counts.items():
+            if count > _LINES_EACH and self._lines.wants("warn"):
+                text = f"{user} {count - _LINES_EACH} more requests without a right, in {_SPAN:g} s, are not listed"
+                self._lines.write("warn", text)
+
+
+def _short(data: bytes, most: int) -> str:
+    """What a client sent as text, or its beginning."""
+    return from_wire(data if len(data) <= most else data[:most] + b"...")
 
 
 def _end(request: Request, timed_out: bool, cut: bool) -> str:
     """How a request ended, where it was not answered with what it asked for."""
     error, body = request.error, request.body
     if not cut:
-        return "" if error is None else f" - {error}"
+        return "" if error is None else f" - {str(error)[:_LONGEST_REASON]}"
     if error is None and (body is None or body.broken):
         return " - timed out" if timed_out else " - broken off"
-    what = error or ("stored" if body is not None and body.stored else "kept")
+    what = str(error)[:_LONGEST_REASON] if error else ("stored" if body is not None and body.stored else "kept")
     return f" - {what}; the client left before it was answered"
 
 

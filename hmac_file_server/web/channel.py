@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _LONGEST_LENGTH = 18
 _LONGEST_HEAD = 8192
+_MOST_NAMES, _LONGEST_NAME = 1000, 64
 
 _HEAD = re.compile(
     rb"(GET|HEAD|PUT|PATCH|DELETE|OPTIONS) ([!-~]+) (HTTP/1\.1)\r\n"
@@ -33,7 +34,16 @@ _HEAD = re.compile(
 )
 """Requests as nearly all are; whatever looks different goes twisted.web's way, and is answered the same there."""
 
-_known_names = _nameEncoder._canonicalHeaderCache
+
+class _Names(dict[bytes | str, bytes]):
+    """Spellings of header names, for all of twisted.web, which by itself would keep 10,000 of any length."""
+
+    def __setitem__(self, name: bytes | str, canonical: bytes) -> None:
+        if len(self) < _MOST_NAMES and len(name) <= _LONGEST_NAME:
+            super().__setitem__(name, canonical)
+
+
+_known_names = _nameEncoder._canonicalHeaderCache = _Names(_nameEncoder._canonicalHeaderCache)
 _SPECIAL = frozenset({b"Transfer-Encoding", b"Expect", b"Connection"})
 
 
