@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable, Generator, Sequence
 
 from hmac_file_server.slots.path import RESERVED, SlotPath
-from hmac_file_server.stores.faults import BadName, NotDurable, TooLong, at, may_pass, refuses_name
+from hmac_file_server.stores.faults import BadName, NotDurable, TooLong, at, is_gone, may_pass, refuses_name
 from hmac_file_server.stores.flush import Steps, Stepwise, Wish, run_alone
 from hmac_file_server.stores.folders import Folders, may_write
 from hmac_file_server.stores.place import Place
@@ -425,6 +425,15 @@ class Draft:
 
     def _look_ahead(self) -> None:
         """Refuse before its body what can not be published after it."""
+        try:
+            self._look_at_folders()
+        except OSError as error:
+            if not is_gone(error):
+                raise
+            self._place.mend()
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
+
+    def _look_at_folders(self) -> None:
         folders = self._folders()
         try:
             there = self._stat(folders) if folders.depth == len(self._path.segments) - 1 else None

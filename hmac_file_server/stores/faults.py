@@ -78,6 +78,11 @@ def is_lasting(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and not isinstance(error, NotDurable) and not may_pass(error)
 
 
+def is_gone(error: OSError) -> bool:
+    """Whether somebody has removed what was to be used."""
+    return error.errno in (errno.ENOENT, errno.ESTALE)
+
+
 def refuses_name(error: OSError) -> bool:
     """Whether it may be the name that the file system does not like."""
     return error.errno in _ABOUT_NAMES

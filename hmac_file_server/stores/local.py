@@ -16,7 +16,7 @@ from hmac_file_server.stores.draft import MIME_TYPE, Draft, try_out
 from hmac_file_server.stores.faults import NO_ROOM, at, explain, is_lasting, user
 from hmac_file_server.stores.filesystem import FileSystem
 from hmac_file_server.stores.flush import Flusher
-from hmac_file_server.stores.folders import Folders, may_write, names_in
+from hmac_file_server.stores.folders import Folders, may_write
 from hmac_file_server.stores.index import enter
 from hmac_file_server.stores.names import Names
 from hmac_file_server.stores.place import FOLDER, Place
@@ -214,7 +214,7 @@ class LocalStore:
     def sweep(self) -> int:
         """Remove what uploads of dead daemons left, but for what can be resumed; returns how many files."""
         removed = 0
-        for left in names_in(self._place.nursery):
+        for left in self._place.drafts():
             if left.endswith(KEPT):
                 continue
             with contextlib.suppress(OSError):

@@ -6,18 +6,23 @@ import contextlib
 import os
 import re
 import threading
+from collections.abc import Callable
+from typing import TypeVar
 
 import attrs
 
 from hmac_file_server.slots.path import RESERVED
-from hmac_file_server.stores.faults import at
+from hmac_file_server.stores.faults import at, is_gone
 from hmac_file_server.stores.filesystem import FileSystem
 from hmac_file_server.stores.flush import Flusher
-from hmac_file_server.stores.index import Index
+from hmac_file_server.stores.folders import names_in
+from hmac_file_server.stores.index import Index, enter
 from hmac_file_server.stores.names import Names
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 """How a folder is opened."""
+
+T = TypeVar("T")
 
 
 @attrs.define(eq=False)
@@ -44,7 +49,8 @@ class Place:
     names: Names = Names()
     index: Index = attrs.field(factory=Index)
     retired: bool = False
-    _mending: threading.Lock = attrs.field(factory=threading.Lock, init=False)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
+    _mended: int = attrs.field(default=0, init=False)
 
     @property
     def fsync(self) -> bool:
@@ -57,31 +63,44 @@ class Place:
         :returns: its descriptor.
         :raises OSError: with the folder's name.
         """
+        return self._mending(lambda: os.open(name, flags | os.O_CLOEXEC, mode, dir_fd=self.nursery))
+
+    def drafts(self) -> set[bytes]:
+        """The names of what is among the drafts.
+
+        :raises OSError: with the folder's name.
+        """
+        return self._mending(lambda: names_in(self.nursery))
+
+    def _mending(self, call: Callable[[], T]) -> T:
+        """Make a call that needs the folder for drafts, and once more if that had to be made again."""
+        mended = self._mended
         try:
             try:
-                return os.open(name, flags | os.O_CLOEXEC, mode, dir_fd=self.nursery)
+                return call()
             except OSError:
-                if not self.mend():
+                self.mend()
+                if self._mended == mended:
                     raise
-                return os.open(name, flags | os.O_CLOEXEC, mode, dir_fd=self.nursery)
+                return call()
         except OSError as error:
             raise at(error, self.nursery) from None
 
-    def mend(self) -> bool:
+    def mend(self) -> None:
         """Make again what somebody has removed: the folder for drafts, or StoreDir itself.
 
         A folder on another mount is left alone: where a disk is missing nothing must be written below its mount point.
-
-        :returns: whether there was anything to do.
         """
-        with self._mending:
+        with self._lock:
             self._mend_root()
             if _is_at(RESERVED, self.root, self.nursery):
-                return False
+                return
             with contextlib.suppress(FileExistsError):
                 os.mkdir(RESERVED, 0o700, dir_fd=self.root)
             _replace(self.nursery, os.open(RESERVED, FOLDER | os.O_NOFOLLOW, dir_fd=self.root))
-            return True
+            with contextlib.suppress(OSError):
+                enter(self.nursery)
+            self._mended += 1
 
     def _mend_root(self) -> None:
         if _is_at(self.folder, None, self.root):
@@ -105,7 +124,9 @@ class Place:
 def _is_at(path: str | bytes, folder: int | None, descriptor: int) -> bool:
     try:
         return os.path.samestat(os.stat(path, dir_fd=folder), os.fstat(descriptor))
-    except FileNotFoundError:
+    except OSError as error:
+        if not is_gone(error):
+            raise
         return False
 
 

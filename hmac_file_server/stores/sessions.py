@@ -19,8 +19,8 @@ from typing import Any
 import attrs
 
 from hmac_file_server.slots.path import BadPath, SlotPath, slot_path
-from hmac_file_server.stores.faults import NO_ROOM
-from hmac_file_server.stores.folders import Folders, names_in
+from hmac_file_server.stores.faults import NO_ROOM, at
+from hmac_file_server.stores.folders import Folders
 from hmac_file_server.stores.index import TAG, is_alone
 from hmac_file_server.stores.place import Place
 
@@ -152,6 +152,8 @@ class SessionFiles:
             record = os.open(_name(token, RECORD), os.O_RDONLY | _FLAGS, dir_fd=self.place.nursery)
         except FileNotFoundError:
             raise _NoRecord from None
+        except OSError as error:
+            raise at(error, self.place.nursery) from None  # Without the name, which is good for an upload.
         try:
             return os.read(record, _LARGEST_RECORD)
         finally:
@@ -230,6 +232,8 @@ class SessionFiles:
             data = os.open(_name(token, DATA), os.O_RDWR | _FLAGS, dir_fd=self.place.nursery)
         except FileNotFoundError:
             raise NoSession from None
+        except OSError as error:
+            raise at(error, self.place.nursery) from None
         try:
             fcntl.flock(data, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -340,7 +344,7 @@ class SessionFiles:
         tokens: list[str] = []
 
         def look() -> list[str]:
-            names = names_in(self.place.nursery)
+            names = self.place.drafts()
             tokens.extend(name[: -len(DATA)].decode("latin-1") for name in names if name.endswith(DATA))
             return tokens
 
@@ -394,7 +398,7 @@ class SessionFiles:
 
     def _tokens(self, beginning: str = "") -> Iterator[str]:
         tag = beginning.encode("ascii")
-        names = {name.rpartition(b".") for name in names_in(self.place.nursery) if name.startswith(tag)}
+        names = {name.rpartition(b".") for name in self.place.drafts() if name.startswith(tag)}
         stems = {stem.decode("latin-1") for stem, dot, suffix in names if dot + suffix in KEPT}
         return (stem for stem in sorted(stems) if is_token(stem))
 

@@ -23,7 +23,7 @@ class Resumable:
         target = put_target(path, len(BODY))
         length = str(len(BODY))
         answer = ask(port, "PUT", target, Upload_Complete="?0", Upload_Length=length, Content_Length="0")
-        assert answer.status == 201
+        assert answer.status == 201, answer
         assert answer.headers["upload-complete"] == "?0"
         return cls(port, path, answer.headers["location"])
 

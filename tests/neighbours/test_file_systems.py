@@ -1,0 +1,312 @@
+"""The store on file systems of many kinds, for real, and what each can not do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.neighbours.program import Program, find, run
+from tests.neighbours.resumable import BODY, Resumable
+from tests.support import Daemon, Wire, eventually, missing, need, put_target
+
+MakeDaemon = Callable[..., Daemon]
+
+READY = "hmac_file_server_ready"
+LARGE = 3 << 20
+
+
+class Disk:
+    """Something that is mounted.
+
+    :param folder: for whatever it is made of.
+    :ivar mount: where.
+    """
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.folder = folder
+        self.mount = folder / "mount"
+        self.mount.mkdir()
+        self._program: Program | None = None
+        KINDS[kind](self)
+
+    def image(self, size: str, *mkfs: str, options: str = "loop") -> None:
+        """A file system in a file."""
+        image = self.folder / "image"
+        run("truncate", "-s", size, image)
+        run(find(mkfs[0]), *mkfs[1:], image)
+        self.mounted("-o", options, image)
+
+    def mounted(self, *arguments: str | Path) -> None:
+        """Mount it by mount(8)."""
+        run("mount", *arguments, self.mount)
+
+    def served(self, *command: str | Path) -> None:
+        """Mount it by a program in the foreground."""
+        self._program = Program(self.folder, [find(str(command[0])), *command[1:]])
+        eventually(self.mount.is_mount, what=f"{command[0]} has mounted")
+
+    def branch(self, name: str = "below") -> Path:
+        """A plain folder to build it on."""
+        below = self.folder / name
+        below.mkdir()
+        return below
+
+    def end(self) -> None:
+        """Unmount it."""
+        subprocess.call(["umount", "-l", self.mount])
+        if self._program is not None:
+            self._program.end()
+
+
+def _mergerfs(disk: Disk) -> None:
+    branches = f"{disk.branch('first')}:{disk.branch('second')}"
+    disk.served("mergerfs", "-f", "-o", "category.create=rand", branches, disk.mount)
+
+
+def _gocryptfs(disk: Disk, *options: str) -> None:
+    password = disk.folder / "password"
+    password.write_text("secret\n")
+    cipher = disk.branch()
+    run(find("gocryptfs"), "-init", "-q", *options, "-passfile", password, cipher)
+    disk.served("gocryptfs", "-fg", "-q", *options, "-passfile", password, cipher, disk.mount)
+
+
+def _overlay(disk: Disk) -> None:
+    # Itself on a tmpfs, for what the tests lie on may be an overlay already.
+    base = disk.branch()
+    run("mount", "-t", "tmpfs", "none", base)
+    for name in ("lower", "upper", "work"):
+        (base / name).mkdir()
+    disk.mounted("-t", "overlay", "-o", f"lowerdir={base}/lower,upperdir={base}/upper,workdir={base}/work", "none")
+    subprocess.call(["umount", "-l", base])
+
+
+def _ntfs(disk: Disk) -> None:
+    image = disk.folder / "image"
+    run("truncate", "-s", "64M", image)
+    run(find("mkntfs"), "-q", "-F", image)
+    disk.served("ntfs-3g", "-o", "no_detach,windows_names", image, disk.mount)
+
+
+KINDS: dict[str, Callable[[Disk], None]] = {
+    "ext4": lambda disk: disk.image("64M", "mkfs.ext4", "-q"),
+    "ext4 without attributes": lambda disk: disk.image("64M", "mkfs.ext4", "-q", "-O", "^ext_attr"),
+    "xfs": lambda disk: disk.image("320M", "mkfs.xfs", "-q"),
+    "btrfs": lambda disk: disk.image("160M", "mkfs.btrfs", "-q"),
+    "overlayfs": _overlay,
+    "tmpfs without a size": lambda disk: disk.mounted("-t", "tmpfs", "-o", "size=0", "none"),
+    "ramfs": lambda disk: disk.mounted("-t", "ramfs", "none"),
+    "mergerfs": _mergerfs,
+    "bindfs": lambda disk: disk.served("bindfs", "-f", disk.branch(), disk.mount),
+    "gocryptfs": _gocryptfs,
+    "gocryptfs with short names": lambda disk: _gocryptfs(disk, "-longnames=false"),
+    "ntfs-3g": _ntfs,
+}
+PROGRAMS = {
+    "ext4": ["mkfs.ext4"],
+    "ext4 without attributes": ["mkfs.ext4"],
+    "xfs": ["mkfs.xfs"],
+    "btrfs": ["mkfs.btrfs"],
+    "mergerfs": ["mergerfs"],
+    "bindfs": ["bindfs"],
+    "gocryptfs": ["gocryptfs"],
+    "gocryptfs with short names": ["gocryptfs"],
+    "ntfs-3g": ["ntfs-3g", "mkntfs"],
+}
+
+
+@pytest.fixture(params=KINDS)
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A file system of each kind, mounted."""
+    need(*PROGRAMS.get(request.param, []))
+    if os.geteuid() != 0:
+        missing("a file system can not be mounted")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    try:
+        made = Disk(folder, request.param)
+    except AssertionError as error:
+        if "unknown filesystem type" in str(error) or "loop device" in str(error):
+            pytest.skip(f"this kernel can not: {error}")
+        raise
+    yield made.mount
+    made.end()
+
+
+def on(*kinds: str) -> pytest.MarkDecorator:
+    """On these file systems only."""
+    return pytest.mark.parametrize("disk", kinds, indirect=True)
+
+
+@pytest.fixture
+def daemon(make_daemon: MakeDaemon, disk: Path) -> Daemon:
+    """A daemon with its store there."""
+    return make_daemon(StoreDir=str(disk / "store"), MinFreeSpace=0).start()
+
+
+def refused(daemon: Daemon, path: str, size: int) -> tuple[int, str | None]:
+    """The answer to a PUT whose body is never sent, and whether it asks to come again."""
+    with daemon.wire() as wire:
+        head = f"PUT {put_target(path, size)} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n"
+        answer = wire.send(head.encode()).answer()
+        return answer.status, answer.headers.get("retry-after")
+
+
+def test_uploads_and_downloads(daemon: Daemon) -> None:
+    """Small and large files come and go, also again and in parts, and nothing is left over."""
+    files = {f"slot{size}/f\N{LATIN SMALL LETTER U WITH DIAERESIS}r \N{PARTY POPPER}.bin": os.urandom(size)
+             for size in (0, 5, 100_000, LARGE)}  # fmt: skip
+    for path, body in files.items():
+        assert [daemon.put(path, body).status for _ in range(2)] == [201, 201]
+        assert daemon.put(path, body + b"x").status == 409
+    resumed = Resumable.create(daemon.port, "resumed/a.bin")
+    resumed.append(0, 40_000).close()
+    with resumed.append(resumed.offset()) as wire:
+        assert wire.final().status == 201
+    for path, body in (files | {resumed.path: BODY}).items():
+        assert (daemon.store / path).read_bytes() == body
+        assert daemon.get(path).body == body
+        if body:
+            assert daemon.get(path, Range="bytes=1-3").body == body[1:4]
+    assert daemon.metric(READY) == 1
+    assert {name for name in os.listdir(daemon.store / ".hmac-file-server") if not name.endswith(".session")} == set()
+
+
+def test_empty_folders_may_be_removed(daemon: Daemon) -> None:
+    """What our README allows, while the daemon runs, takes its own folder too, and the next upload does not notice."""
+    for number in range(3):
+        run("find", daemon.store, "-type", "d", "-empty", "-delete")
+        assert daemon.put(f"slot{number}/a.bin", b"hello").status == 201
+        assert daemon.put(f"slot{number}/b.bin", bytes(LARGE)).status == 201
+        run("find", daemon.store, "-type", "d", "-empty", "-delete")
+        upload = Resumable.create(daemon.port, f"resumed{number}/a.bin")
+        with upload.append(upload.offset()) as wire:
+            assert wire.final().status == 201
+        run("find", daemon.store, "-type", "f", "-delete")
+        run("find", daemon.store, "-type", "d", "-empty", "-delete")
+        assert not daemon.store.exists()
+        with Wire(daemon.metrics_port) as wire:
+            assert wire.send(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n").answer().status == 200
+
+
+def test_a_folder_on_another_file_system(daemon: Daemon) -> None:
+    """Into a folder where another file system is mounted nothing can be uploaded; what is there is served."""
+    inside = daemon.store / "inside"
+    inside.mkdir()
+    run("mount", "-t", "tmpfs", "none", inside)
+    try:
+        (inside / "slot").mkdir()
+        (inside / "slot/old.bin").write_bytes(b"hello")
+        assert refused(daemon, "inside/slot/new.bin", LARGE) == (500, None)
+        assert daemon.put("inside/slot/new.bin", b"hello").status == 500
+        line = f"store: {inside}/slot: Invalid cross-device link, for the user root (0); StoreDir must be one"
+        eventually(lambda: line in daemon.log, what=line)
+        assert daemon.get("inside/slot/old.bin").body == b"hello"
+        assert daemon.put("inside/slot/old.bin", b"hello").status == 201
+        assert daemon.put("beside/a.bin", b"hello").status == 201
+        assert os.listdir(inside / "slot") == ["old.bin"]
+    finally:
+        subprocess.call(["umount", "-l", inside])
+
+
+@on("ext4")
+def test_a_folder_that_is_bound(daemon: Daemon, tmp_path: Path) -> None:
+    """A folder of the same file system that is bound into the store is no better."""
+    inside, there = daemon.store / "inside", daemon.store.parent / "there"
+    inside.mkdir()
+    there.mkdir()
+    run("mount", "--bind", there, inside)
+    try:
+        assert daemon.put("inside/new.bin", b"hello").status == 500
+        eventually(lambda: f"store: {inside}: Invalid cross-device link" in daemon.log)
+    finally:
+        subprocess.call(["umount", "-l", inside])
+
+
+@on("btrfs")
+def test_a_subvolume_in_the_store(daemon: Daemon) -> None:
+    """Nor is a subvolume of the same Btrfs."""
+    run("btrfs", "subvolume", "create", daemon.store / "inside")
+    assert refused(daemon, "inside/new.bin", LARGE) == (500, None)
+    assert daemon.put("inside/new.bin", b"hello").status == 500
+
+
+@on("gocryptfs with short names")
+@pytest.mark.parametrize("path", ["slot/{}", "{}/a.bin"])
+def test_names_that_are_too_long(daemon: Daemon, path: str) -> None:
+    """Names that the file system can not hold are refused before the body, whatever it says of itself."""
+    assert os.statvfs(daemon.store).f_namemax == 255
+    for size in (5, LARGE):
+        assert refused(daemon, path.format("x" * 200), size) == (400, None)
+    assert daemon.put(path.format("x" * 170), b"hello").status == 201
+    assert daemon.get(path.format("x" * 170)).body == b"hello"
+    assert daemon.get(path.format("x" * 200)).status == 404
+
+
+@on("ntfs-3g")
+def test_characters_that_can_not_be(daemon: Daemon) -> None:
+    """Characters that the file system refuses in names are refused before the body."""
+    for name in ("a:b.bin", "what?.bin", 'say "a".bin', "a|b", "a*b", "<a>"):
+        assert refused(daemon, f"slot/{name}", 5) == (400, None)
+        assert daemon.get(f"slot/{name}").status == 404
+    assert daemon.put("slot/a;b.bin", b"hello").status == 201
+
+
+def test_a_store_that_is_full(make_daemon: MakeDaemon, tmp_path: Path) -> None:
+    """When every upload gets 507 the daemon is not ready for them, while /readyz knows that downloads go on."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        missing("a file system can not be mounted")
+    run("mount", "-t", "tmpfs", "-o", "size=8m,nr_inodes=64", "none", folder)
+    try:
+        daemon = make_daemon(StoreDir=str(folder), MinFreeSpace="1MiB", MaxRetries=0).start()
+        assert daemon.put("slot/a.bin", b"hello").status == 201
+        assert daemon.metric(READY) == 1
+        filler = folder / "filler"
+        with contextlib.suppress(OSError), filler.open("wb") as file:
+            while True:
+                file.write(bytes(1 << 16))
+        eventually(lambda: daemon.metric(READY) == 0)
+        assert refused(daemon, "slot/b.bin", 5) == (507, None)
+        with Wire(daemon.metrics_port) as wire:
+            assert wire.send(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n").answer().status == 200
+        assert daemon.get("slot/a.bin").body == b"hello"
+        filler.unlink()
+        eventually(lambda: daemon.metric(READY) == 1)
+        # Without inodes it is no better.
+        with contextlib.suppress(OSError):
+            for number in range(64):
+                (folder / f"filler{number}").touch()
+        eventually(lambda: daemon.metric(READY) == 0)
+        assert daemon.put("slot/b.bin", b"hello").status == 507
+    finally:
+        subprocess.call(["umount", "-l", folder])
+
+
+def test_a_store_that_is_read_only(make_daemon: MakeDaemon, tmp_path: Path) -> None:
+    """On a store that has become read-only uploads are refused before their body, and downloads go on."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        missing("a file system can not be mounted")
+    run("mount", "-t", "tmpfs", "none", folder)
+    try:
+        daemon = make_daemon(StoreDir=str(folder), MinFreeSpace=0).start()
+        assert daemon.put("slot/a.bin", b"hello").status == 201
+        run("mount", "-o", "remount,ro", folder)
+        eventually(lambda: daemon.metric(READY) == 0)
+        for size in (5, LARGE):
+            assert refused(daemon, "slot/b.bin", size) == (500, None)
+        eventually(lambda: "Read-only file system, for the user root (0); mount it for writing" in daemon.log)
+        assert daemon.get("slot/a.bin").body == b"hello"
+        run("mount", "-o", "remount,rw", folder)
+        assert daemon.put("slot/b.bin", b"hello").status == 201
+        eventually(lambda: daemon.metric(READY) == 1)
+    finally:
+        subprocess.call(["umount", "-l", folder])
