@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from hmac_file_server.slots.path import BadPath, SlotPath, slot_path
 from hmac_file_server.stores import kept
+from hmac_file_server.stores import place as place_module
 from hmac_file_server.stores import sessions as sessions_module
 from hmac_file_server.stores.draft import MIME_TYPE, SlotTaken
 from hmac_file_server.stores.faults import NotDurable
@@ -848,7 +849,7 @@ def test_a_beginning_does_not_list_the_folder(
     """Alone in its store a daemon knows the sessions of each slot; with another one beside it, it looks for theirs."""
     mine = store_part(files, new(), BODY[:2])
     with monkeypatch.context() as patched:
-        patched.setattr(sessions_module, "names_in", None)
+        patched.setattr(place_module, "names_in", None)
         mine, before = store_part(files, new(), BODY[:3]), mine
     with pytest.raises(NoSession):
         files.read(before)
