@@ -16,6 +16,7 @@ import attrs
 
 from hmac_file_server.listen import Listen, NoSuchHost, RedisServer, listen_at, listen_on_socket, redis_at
 from hmac_file_server.log import LEVELS, printable
+from hmac_file_server.processors import processors
 from hmac_file_server.slots.secret import COMMAND, EXAMPLE_SECRET, is_placeholder
 from hmac_file_server.stores.faults import user
 from hmac_file_server.tomlfile import read_toml
@@ -105,7 +106,7 @@ def _whole(low: int, high: int) -> Callable[[Any], int]:
 
 
 def _workers(value: Any) -> int:
-    return _whole(0, 256)(value) or len(os.sched_getaffinity(0))
+    return _whole(0, 256)(value) or min(processors(), 256)
 
 
 def _seconds(low: float, high: float) -> Callable[[Any], float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import resource
@@ -192,7 +193,7 @@ class FileService(MultiService):
                 late.cancel()
             return result
 
-        looked = self._looker.run(self._store.look).addBoth(answered)
+        looked = self._looker.run(lambda: self._store.look(self._room.ran_out)).addBoth(answered)
         return looked.addCallbacks(self._looked, self._store_failed)
 
     def _looked(self, space: Space) -> None:
@@ -261,7 +262,9 @@ def say_hello(config: Config) -> None:
 def _raise_descriptor_limit() -> None:
     """Use as many descriptors as the system lets us; the default is made for programs that use select()."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # A sandbox may forbid it, or the system have no longer so many.
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _limits(config: Config) -> Limits:

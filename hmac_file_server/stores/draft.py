@@ -475,15 +475,17 @@ def has_digest(file: int, start: int, end: int, digest: bytes) -> bool:
     return algorithm.digest() == digest
 
 
-def try_out(place: Place, folders: Sequence[bytes] = ()) -> None:
-    """Publish an empty file in a folder, and remove it again.
+def try_out(place: Place, folders: Sequence[bytes] = (), size: int = 0) -> None:
+    """Publish a file in a folder, and remove it again.
 
     :param folders: the folder's path, which is there; the store's root if it is empty.
+    :param size: of the file in bytes.
     :raises OSError: as an upload would.
     """
     name = RESERVED + b"-probe-" + secrets.token_hex(8).encode("ascii")
-    draft = Draft(place, SlotPath((*folders, name)), 0, None)
+    draft = Draft(place, SlotPath((*folders, name)), size, None)
     try:
+        draft.write([bytes(size)])
         draft.publish()
         there = Folders(place.root, folders)
         try:

@@ -33,6 +33,8 @@ _NO_FILE = {
     errno.EINVAL,
     errno.EILSEQ,
 }
+_LEAST = 4096
+"""Bytes that fit where anything does."""
 _LEFT_SECONDS = 86400.0
 """After so long without a byte a draft is nobody's, where locks do not tell."""
 
@@ -130,11 +132,12 @@ class LocalStore:
         reason = f"a file can not be made and given its name there with link(2): {explain(last)}"
         raise Unusable(reason, is_lasting(last)) from last
 
-    def look(self) -> Space:
+    def look(self, ran_out: bool = False) -> Space:
         """What is free in the folder that is there now. One thread at a time.
 
         When another file system has been mounted there it is used from now on, if it is a store.
 
+        :param ran_out: whether an upload found no room, whatever the figures say.
         :raises Unusable: if what is there is no store: a mount point without its disk, say.
         :raises OSError: if the disk fails, or nothing can be written.
         """
@@ -150,7 +153,17 @@ class LocalStore:
             self._place = place
         if not all(may_write(folder) for folder in (self._place.root, self._place.nursery)):
             try_out(self._place)  # Which tells why, or that it can be written after all.
-        return _space(os.fstatvfs(self._place.nursery), self._place.file_system)
+        space = _space(os.fstatvfs(self._place.nursery), self._place.file_system)
+        return attrs.evolve(space, full=True) if ran_out and self._is_full() else space
+
+    def _is_full(self) -> bool:
+        try:
+            try_out(self._place, size=_LEAST)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            return True
+        return False
 
     @property
     def place(self) -> Place:
@@ -243,7 +256,7 @@ def _space(figures: os.statvfs_result, kind: FileSystem) -> Space:
     counts = unit > 0 and 0 <= figures.f_bavail <= figures.f_blocks > 0
     # Of files many keep no account, and some say how many there are, and that none is free.
     counts_files = kind.special and figures.f_files > 0
-    return Space(figures.f_bavail * unit if counts else None, figures.f_favail if counts_files else None)
+    return Space(figures.f_bavail * unit if counts else None, full=counts_files and not figures.f_favail)
 
 
 def _get_type(descriptor: int) -> bytes | None:

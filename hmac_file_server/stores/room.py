@@ -25,14 +25,14 @@ class Away(Exception):
 
 @attrs.frozen
 class Space:
-    """What a file system has free; None where it does not tell.
+    """What a file system has free.
 
-    :param free: bytes.
-    :param inodes: files.
+    :param free: bytes; None where it does not tell.
+    :param full: whether nothing can be stored, however many that are: it has no inodes left, or a quota is used up.
     """
 
     free: int | None
-    inodes: int | None = None
+    full: bool = False
 
 
 class Claim(Protocol):
@@ -51,6 +51,7 @@ class Room:
     :ivar away: why the store can not be reached, empty if it can.
     :ivar doubtful: whether it can be reached, and nothing be written to it; one folder in it may be an exception.
     :ivar full: whether not the smallest body fits.
+    :ivar ran_out: whether an upload found no room, since the last look that found some.
     """
 
     def __init__(self, min_free: int) -> None:
@@ -60,6 +61,7 @@ class Room:
         self.away = ""
         self.doubtful = False
         self.full = False
+        self.ran_out = False
         self.free: int | None = None
 
     @property
@@ -70,7 +72,8 @@ class Room:
     def found(self, space: Space, running: Iterable[Claim]) -> None:
         """Take note of what the file system says, and of what is still to come."""
         self.free = space.free
-        self.full = space.inodes == 0 or (space.free is not None and space.free <= self._min_free)
+        self.full = space.full or (space.free is not None and space.free <= self._min_free)
+        self.ran_out = space.full
         self._claimed = sum(claim.owed for claim in running)
         self.away, self.doubtful = "", False
 

@@ -14,6 +14,7 @@ from zope.interface import implementer
 from hmac_file_server.slots.path import SlotPath
 from hmac_file_server.slots.signature import Slot
 from hmac_file_server.stores.draft import Chunks, Condition, Draft
+from hmac_file_server.stores.faults import NO_ROOM
 from hmac_file_server.stores.local import LocalStore
 from hmac_file_server.stores.room import Away, NoRoom, Room
 from hmac_file_server.stores.sessions import Session
@@ -153,6 +154,10 @@ class Uploads:
         self.active[upload] = None
         if self._keeper is not None:
             self._keeper.begun(upload)
+
+    def ran_out(self) -> None:
+        """Take note that an upload found no room on the disk."""
+        self._room.ran_out = True
 
     def closed(self, upload: Upload) -> None:
         """Take note that an upload holds nothing any more."""
@@ -467,6 +472,8 @@ class Upload:
         self._given_back()
         if self._outcome is None:
             self._outcome = failure
+        if isinstance(failure.value, OSError) and failure.value.errno in NO_ROOM:
+            self._uploads.ran_out()
         self._end()
 
     def _end(self) -> None:

@@ -310,3 +310,27 @@ def test_a_store_that_is_read_only(make_daemon: MakeDaemon, tmp_path: Path) -> N
         eventually(lambda: daemon.metric(READY) == 1)
     finally:
         subprocess.call(["umount", "-l", folder])
+
+
+@on("btrfs")
+def test_a_quota(make_daemon: MakeDaemon, disk: Path) -> None:
+    """A quota, which the free space does not show, is 507, too, and while it is used up the daemon is not ready."""
+    store = disk / "store"
+    run("btrfs", "subvolume", "create", store)
+    run("btrfs", "quota", "enable", disk)
+    run("btrfs", "qgroup", "limit", "6M", store)
+    daemon = make_daemon(StoreDir=str(store), MinFreeSpace=0, MaxRetries=0).start()
+    assert daemon.put("slot/a.bin", os.urandom(LARGE)).status == 201
+    assert daemon.put("slot/b.bin", os.urandom(LARGE)).status == 507
+    # Only large ones do not fit.
+    assert daemon.put("slot/c.bin", b"hello").status == 201
+    for number, size in enumerate([60_000] * 200 + [4096] * 100):
+        daemon.put(f"filler/{number}", os.urandom(size))
+    assert daemon.put("slot/d.bin", os.urandom(4096)).status == 507
+    eventually(lambda: daemon.metric(READY) == 0)
+    with Wire(daemon.metrics_port) as wire:
+        assert wire.send(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n").answer().status == 200
+    assert daemon.get("slot/c.bin").body == b"hello"
+    run("btrfs", "qgroup", "limit", "none", store)
+    eventually(lambda: daemon.metric(READY) == 1)
+    assert daemon.put("slot/b.bin", bytes(LARGE)).status == 201
