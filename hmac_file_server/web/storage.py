@@ -23,7 +23,8 @@ def not_taken(error: NoRoom | Away | BadName | TooLong) -> HTTPError:
     if isinstance(error, BadName):
         return HTTPError(400, "path", "the server can not store a file of this name", str(error))
     if isinstance(error, TooLong):
-        return HTTPError(413, "too_large", "the server can not store a file of this length", str(error))
+        # Counted as a fault of the store's: the XMPP server has signed it, and MaxUploadSize lets it pass.
+        return HTTPError(413, "storage", "the server can not store a file of this length", f"store: {error}")
     return _failed("stored", f"store: {error}", error.lasting)
 
 

@@ -34,7 +34,7 @@ def cause_every_count(daemon: Daemon) -> None:
     """Uploads, downloads, refusals before the body, failures after it, and a client that leaves."""
     assert daemon.put("slot/a.txt", b"hello").status == 201
     assert daemon.put("slot/a.txt", b"other").status == 409
-    assert daemon.put("slot/b.bin", b"x" * (LIMIT + 1)).status == 503
+    assert daemon.put("slot/b.bin", b"x" * (LIMIT + 1)).status == 413
     assert daemon.put("slot/c.bin", b"x" * (4 * LIMIT)).status == 413
     assert daemon.put("slot/.hmac-file-server", b"x").status == 400
     assert daemon.request("PUT", f"/upload/slot/d.bin?v={'0' * 64}", b"x").status == 403
@@ -184,7 +184,7 @@ def test_uploads_that_fail_raise_an_alert(house: House) -> None:
     failures = 'hmac_file_server_upload_errors_total{reason="storage"}'
     # A rate needs two samples, and there is none before the first failure.
     for number in range(2):
-        assert house.daemon.put(f"fails/{number}.bin", b"x" * (LIMIT + 1)).status == 503
+        assert house.daemon.put(f"fails/{number}.bin", b"x" * (LIMIT + 1)).status == 413
         eventually(lambda: house.value(failures) == number + 1, what="the failure is counted")  # noqa: B023
     eventually(lambda: house.firing().get("HmacFileServerUploadsFail"), what="the alert fires")
     assert house.firing()["HmacFileServerUploadsFail"] == f"127.0.0.1:{house.daemon.metrics_port}"

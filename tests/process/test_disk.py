@@ -381,6 +381,6 @@ def test_files_that_must_not_grow(make_daemon: MakeDaemon) -> None:
             f"PUT {put_target('slot/a.bin', 3000000)} HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n".encode()
         )
         assert wire.answer().status == 413  # Before the body.
-    assert daemon.metric("hmac_file_server_upload_errors_total", '{reason="too_large"}') == 1
+    assert daemon.metric("hmac_file_server_upload_errors_total", '{reason="storage"}') == 1
     nothing_stays(daemon)
     assert daemon.put("slot/a.bin", b"x" * 1_000_000).status == 201

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from hmac_file_server.processors import processors
 from tests.support import Answer, Daemon, Wire, eventually, free_port, need, put_target
 
 MakeDaemon = Callable[..., Daemon]
@@ -224,8 +225,31 @@ def test_socket_activation(make_daemon: MakeDaemon) -> None:
 def test_one_for_each_processor(make_daemon: MakeDaemon) -> None:
     """Workers = 0 starts as many as there are processors for them."""
     daemon = make_daemon(Workers=0).start()
-    count = len(os.sched_getaffinity(0))
+    count = processors()
     eventually(lambda: len(workers(daemon)) == (count if count > 1 else 0))
+
+
+def test_a_share_of_one_processor(make_daemon: MakeDaemon) -> None:
+    """In a control group that grants the time of one processor Workers = 0 starts no more than one."""
+    group = Path("/sys/fs/cgroup/cpu") / f"hmac-file-server-{os.getpid()}"
+    quota = group / "cpu.cfs_quota_us"
+    if not quota.parent.parent.joinpath(quota.name).exists():
+        group = Path("/sys/fs/cgroup") / group.name
+        quota = group / "cpu.max"
+    try:
+        group.mkdir()
+        quota.write_text("100000")
+    except OSError as error:
+        pytest.skip(f"there are no control groups here: {error}")
+    try:
+        enter = ["sh", "-c", f'echo $$ >{group}/cgroup.procs; exec "$@"', "sh"]
+        daemon = make_daemon(Workers=0, prefix=enter).start()
+        assert "workers" not in daemon.log
+        assert not workers(daemon)
+        daemon.stop()
+    finally:
+        eventually(lambda: not (group / "cgroup.procs").read_text())
+        group.rmdir()
 
 
 def test_tls_is_a_proxys_business(tmp_path: Path) -> None:
