@@ -138,7 +138,7 @@ def test_a_link_in_place_of_the_daemons_own_folder(make_daemon: MakeDaemon, outs
     beyond = tree(outside)
     process = daemon.launch().process
     assert process is not None
-    assert process.wait(60) == os.EX_CONFIG
+    assert process.wait(60) == os.EX_TEMPFAIL
     assert "StoreDir" in daemon.log
     assert "Traceback" not in daemon.log
     assert tree(outside) == beyond
