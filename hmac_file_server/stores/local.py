@@ -58,7 +58,7 @@ class Unusable(Exception):
 class StoredFile:
     """A file of the store, open for reading.
 
-    :param descriptor: the open file; whoever has the StoredFile closes it.
+    :param descriptor: the open file; whoever has the StoredFile closes it. Negative where all the content is here.
     :param size: bytes.
     :param mtime_ns: when the last byte was written, in nanoseconds since 1970.
     :param media_type: the type that was verified when it was uploaded, None if that is not known.
@@ -203,9 +203,12 @@ class LocalStore:
                 raise NoSuchFile
             file = StoredFile(descriptor, status.st_size, status.st_mtime_ns, _get_type(descriptor))
             if status.st_size <= preload:
-                file.content = os.pread(descriptor, status.st_size, 0)
-                if len(file.content) != status.st_size:
-                    file.content = None
+                content = os.pread(descriptor, status.st_size, 0)
+                if len(content) == status.st_size:
+                    file.content = content
+                    file.close()
+            else:
+                os.pread(descriptor, 1, 0)  # The access time is written here, if it is, not where others would wait.
             return file
         except BaseException:
             os.close(descriptor)

@@ -31,27 +31,41 @@ T = TypeVar("T")
 _WINDOW, _SMALL, _TAIL = 16 << 20, 1 << 20, 64 << 10
 _READ = 256 << 10
 _SHORTER = "the file is shorter than it was"
-_NOT_WAITING = getattr(os, "RWF_NOWAIT", 0)
+_scratch = memoryview(bytearray(256 << 10))
 
 
-def send(request: Request, file: StoredFile, pieces: list[Piece], in_thread: InThread) -> None:
+def send(
+    request: Request,
+    file: StoredFile,
+    pieces: list[Piece],
+    in_thread: InThread,
+    close: Callable[[StoredFile], None],
+) -> None:
     """Send pieces of a file as the body of an answer whose headers are written, and finish the request.
 
-    :param file: is closed at the end, whatever happens.
     :param in_thread: for reads that may have to wait for the disk.
+    :param close: takes the file at the end, whatever happens.
     """
     kind = _KernelCopy if has_plain_socket(request.channel.transport) else _Copy
-    kind(request, file, pieces, in_thread).start()
+    kind(request, file, pieces, in_thread, close).start()
 
 
 class _Download:
-    def __init__(self, request: Request, file: StoredFile, pieces: list[Piece], in_thread: InThread) -> None:
+    def __init__(
+        self,
+        request: Request,
+        file: StoredFile,
+        pieces: list[Piece],
+        in_thread: InThread,
+        close: Callable[[StoredFile], None],
+    ) -> None:
         self._request = request
         self._channel = request.channel
         self._transport: Any = request.channel.transport
         self._file = file
         self._pieces: Iterator[Piece] = iter(pieces)
         self._in_thread = in_thread
+        self._close = close
         self._reader = Reader(request.site.reactor, request.site.limits, self._taken, self._channel.cut_reader)
         self._working = False
         self._stopped = False
@@ -68,7 +82,7 @@ class _Download:
     def _worked(self, result: T, then: Callable[[T], None]) -> None:
         self._working = False
         if self._stopped:
-            self._file.close()
+            self._close(self._file)
         else:
             self._reader.go()
             then(result)
@@ -90,7 +104,7 @@ class _Download:
     def _failed(self, failure: Failure) -> None:
         self._working = False
         if self._stopped:
-            self._file.close()
+            self._close(self._file)
         elif failure.check(ConnectionError, TimeoutError):
             self._transport.abortConnection()
         else:
@@ -105,16 +119,18 @@ class _Download:
         self._stopped = True
         self._reader.end()
         if not self._working:
-            self._file.close()
+            self._close(self._file)
 
 
 @implementer(IPullProducer)
 class _KernelCopy(_Download):
-    """``sendfile`` straight to the socket, registered with the transport itself, behind the channel's back."""
+    """``sendfile`` straight to the socket, registered with the transport itself, behind the channel's back.
+
+    Threads do that, which may wait for the disk; what is small, or the end, goes at once as far as it is in memory.
+    """
 
     _begun = False
     _part: Piece | None = None
-    _cached_to = 0
 
     def start(self) -> None:
         self._transport.unregisterProducer()
@@ -141,14 +157,17 @@ class _KernelCopy(_Download):
             self._send(*part)
 
     def _send(self, offset: int, length: int) -> None:
-        window = min(length, _WINDOW)
-        is_cached = offset + window <= self._cached_to or _is_cached(self._file.descriptor, offset, window)
         if length > _SMALL:
             # From the disk a little at a time: so many threads are not to be taken up for long. And never all: who has
             # that may leave before the thread can tell.
-            self._send_in_thread(offset, min(window if is_cached else _SMALL, length - _TAIL))
-        elif is_cached:
+            window = min(length - _TAIL, _WINDOW)
+            hot = _is_cached(self._file.descriptor, offset, window)
+            self._send_in_thread(offset, window if hot else min(window, _SMALL))
+            return
+        if _is_in_memory(self._file.descriptor, offset, length):
             self._sent(_sendfile(self._transport.fileno(), self._file.descriptor, offset, length))
+        elif length > _TAIL:
+            self._send_in_thread(offset, length - _TAIL)
         else:
             self._read(offset, length)
 
@@ -164,10 +183,9 @@ class _KernelCopy(_Download):
         self._work(Bulk(send), self._sent)
 
     def _have(self, data: bytes) -> None:
-        # What was read is in the page cache now: sendfile will not wait for the disk.
-        assert isinstance(self._part, tuple)
-        self._cached_to = self._part[0] + len(data)
-        self._transport.startWriting()
+        # Not from the file: what was read may have left the memory again, or never have been kept there.
+        self._transport.write(data)
+        self._sent(len(data))
 
     def _sent(self, size: int) -> None:
         """So much of the part is sent; the end at once, for a client that has all leaves without waiting for us."""
@@ -247,10 +265,29 @@ def _sendfile(socket: int, file: int, offset: int, length: int) -> int:
     return sent
 
 
+def _is_in_memory(file: int, offset: int, length: int) -> bool:
+    """Whether all of a range is in memory now; False, too, for file systems that do not tell.
+
+    Reading it costs little beside sending it: sendfile alone would not tell before it waits for the disk.
+    """
+    end = offset + length
+    while offset < end:
+        try:
+            read = os.preadv(file, [_scratch[: end - offset]], offset, os.RWF_NOWAIT)
+        except OSError:
+            return False
+        if not read:
+            return False
+        offset += read
+    return True
+
+
 def _is_cached(descriptor: int, offset: int, length: int) -> bool:
     """Whether the ends of a range are in memory, so that sending it is not likely to wait for the disk."""
     byte = bytearray(1)
     try:
-        return all(os.preadv(descriptor, [byte], position, _NOT_WAITING) for position in (offset, offset + length - 1))
+        return all(
+            os.preadv(descriptor, [byte], position, os.RWF_NOWAIT) for position in (offset, offset + length - 1)
+        )
     except OSError:
         return False

@@ -23,6 +23,7 @@ _NOT_MODIFIED = (b"Cache-Control", b"Content-Security-Policy")
 """What a 304 repeats beside the validators: a cache puts its headers in place of those that it has."""
 
 _HOT_SECONDS = 1.0
+_CLOSE_SECONDS = 0.05
 _HOT_BYTES = 16 << 20
 _HOT_OVERHEAD = 3 << 10  # bytes that a file takes beside its content, its path and its headers as they are sent
 
@@ -113,6 +114,7 @@ class Serving:
         self._in_thread = in_thread
         self._clock = clock
         self._hot = _Hot(clock)
+        self._done_with: list[StoredFile] = []
 
     def serve_from_memory(self, request: Request) -> bool:
         """Answer if the same path, in the same spelling, has just been answered; else False."""
@@ -134,14 +136,34 @@ class Serving:
             served = Served.of(file, path.name, self._clock.seconds() + _HOT_SECONDS)
             pieces = self._answer(request, served)
         except BaseException:
-            file.close()
+            self._close(file)
             raise
         if pieces and not request.gone:
-            download.send(request, file, pieces, self._in_thread)
+            download.send(request, file, pieces, self._in_thread, self._close)
             return
-        file.close()
+        self._close(file)
         if file.content is not None:
             self._hot.keep(request.path, served)
+
+    def _close(self, file: StoredFile) -> None:
+        """Close a file soon, in a thread: of another machine, or removed meanwhile, it may have to wait for the disk.
+
+        Several together, for each turn of a thread costs.
+        """
+        if file.descriptor < 0:
+            return
+        self._done_with.append(file)
+        if len(self._done_with) == 1:
+            self._clock.callLater(_CLOSE_SECONDS, self._close_all)
+
+    def _close_all(self) -> None:
+        files, self._done_with = self._done_with, []
+
+        def close() -> None:
+            for file in files:
+                file.close()
+
+        self._in_thread(close)
 
     def _answer(self, request: Request, served: Served) -> list[download.Piece]:
         """Answer, or write the headers and say what is to follow."""
