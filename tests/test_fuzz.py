@@ -119,6 +119,8 @@ class Fuzzed:
         self._lines = Kept()
         self._patch = pytest.MonkeyPatch()
         self._patch.setattr(Threads, "run", lambda threads, function: self._in_thread(function))
+        # Nobody would ever end them, and thousands slow all that follows.
+        self._patch.setattr(Threads, "_start_thread", lambda threads: None)
         self._service = FileService(load(str(config)), self.reactor, self._lines)
         self.problems: list[str] = []
         self.clients: list[Client] = []
@@ -213,6 +215,8 @@ class Fuzzed:
                 client.proceed()
         for client in self.clients:
             client.hang_up()
+        self.settle()
+        self.reactor.advance(0.1)  # Files are closed soon.
         self.settle()
         left = [
             call for call in self.reactor.getDelayedCalls() if _module(call.func).startswith("hmac_file_server.web.")
