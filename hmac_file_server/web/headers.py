@@ -38,9 +38,7 @@ _ALLOWED_HEADERS = (
 CACHE = b"public, max-age=31536000, immutable"
 """A file under a random path never changes (RFC 8246)."""
 
-_CODE = re.compile(
-    rb"(application|text)/((x-)?(java|ecma|j|live)script[\d.]*|json|css|wasm|xml|xsl)|application/xslt\+xml|.*\+json"
-)
+_CODE = re.compile(rb"(application|text)/((x-)?(java|ecma|j|live)script[\d.]*|json|css|wasm)|.*\+json")
 """What pages of the same host could use as a script, module, worker or stylesheet, though it is saved when opened."""
 
 _PICTURES = frozenset(
