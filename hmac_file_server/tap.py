@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import ctypes
 import gc
 import os
 import sys
@@ -17,6 +19,7 @@ from hmac_file_server.config import WORKER, Config, ConfigError, NotYet, fail, l
 from hmac_file_server.logfile import LogWriter, open_log
 from hmac_file_server.parent import Parent, receive_settings
 
+_M_ARENA_MAX = -8  # in malloc.h
 _LARGEST_KEPT = 4 << 20
 
 
@@ -77,12 +80,15 @@ def makeService(options: Options, reactor: Any = None) -> IService:
 
 
 def _keep_memory() -> None:
-    """Have glibc keep memory that bodies were read into, for the next ones.
+    """Have glibc keep memory that bodies were read into, for the next ones, of whatever thread.
 
     Else it gives it back to the kernel, and has it zeroed again, for nearly every upload. The first large block that
-    is freed sets the bounds for both (mallopt(3), ``M_MMAP_THRESHOLD``).
+    is freed sets the bounds for both (mallopt(3), ``M_MMAP_THRESHOLD``). And by itself it keeps up to eight arenas for
+    each processor, of which every one grows to the most that its threads ever needed at once.
     """
     bytes(_LARGEST_KEPT)
+    with contextlib.suppress(AttributeError):  # Other C libraries have no arenas.
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def _service(options: Options, reactor: Any, out: LogWriter) -> IService:

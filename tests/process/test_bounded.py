@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -97,3 +99,26 @@ def test_bytes_behind_an_unread_answer(daemon: Daemon) -> None:
                     wire.socket.sendall(requests * 100)
         assert daemon.get("slot/a.bin").status == 200
         assert rss(daemon) - before < 50 * MIB // 2
+
+
+def arenas(daemon: Daemon) -> int:
+    """How many heaps of 64 MiB, in which threads have memory of their own, glibc keeps beside the main one."""
+    mappings = [line.split() for line in Path(f"/proc/{daemon.pid}/maps").read_text().splitlines()]
+    found = 0
+    for used, unused in itertools.pairwise(mappings):
+        start, end = int(used[0].partition("-")[0], 16), int(unused[0].partition("-")[2], 16)
+        found += used[1] == "rw-p" and unused[1] == "---p" and end - start == 64 * MIB and start % (64 * MIB) == 0
+    return found
+
+
+def test_threads_share_their_memory(daemon: Daemon) -> None:
+    """However many threads work, none keeps memory of its own when it has nothing to do."""
+
+    def upload(number: int) -> int:
+        return daemon.put(f"slot{number}/a.bin", bytes(1_500_000)).status
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(upload, range(64))) == [201] * 64
+    threads = Path(f"/proc/{daemon.pid}/task")
+    assert len(list(threads.iterdir())) > 2
+    assert arenas(daemon) == 0
