@@ -2,6 +2,8 @@
 # make check   lint and unit tests, in less than a minute
 # make test    install and run all tests, on all processors; ARGS="-k name" and the like go to pytest
 # make neighbours  the tests beside real servers, proxies, file systems and browsers
+# make test-oldest  the unit tests, and those of request smuggling, with the oldest versions that are allowed
+# make test-pythons  the unit tests on the Python of another Debian, as root: PYTHONS="trixie sid"
 # make lint    ruff and mypy
 # make bench   compare with nginx on this machine; ARGS=--help says more
 # make crash   the long form of the power-loss and kill -9 tests
@@ -15,7 +17,7 @@ BIN = $(VENV)/bin
 TESTERS ?= $(shell expr 2 '*' $$(nproc))
 PYTEST = $(BIN)/python -m pytest --numprocesses=$(TESTERS) --dist=worksteal
 
-.PHONY: run check test neighbours lint bench crash soak resume wheel-test clean
+.PHONY: run check test neighbours test-oldest test-pythons lint bench crash soak resume wheel-test clean
 
 run: $(VENV)/installed
 	$(BIN)/twist hmac-file-server --config etc/config.toml
@@ -28,6 +30,12 @@ test: $(VENV)/tested
 
 neighbours: $(VENV)/neighbours
 	$(PYTEST) $(ARGS) tests/neighbours
+
+test-oldest:
+	@PYTHON="$(PYTHON)" .ci/test-oldest $(ARGS)
+
+test-pythons:
+	.ci/other-pythons $(PYTHONS)
 
 lint: $(VENV)/tested
 	$(BIN)/ruff check .

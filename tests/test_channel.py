@@ -110,3 +110,38 @@ def test_ordinary_requests_are_taken_at_once() -> None:
     ]
     for headers in agents:
         assert _HEAD.fullmatch(f"PUT /upload/a/b?v=00 HTTP/1.1\r\n{headers}\r\n".encode("latin-1"))
+
+
+PUT = put_target("a/c", 5).encode()
+BARE = {
+    "in the method": b"P%bUT " + PUT + b" HTTP/1.1\r\nHost: a\r\n",
+    "in the target": b"PUT /%b" + PUT + b" HTTP/1.1\r\nHost: a\r\n",
+    "in the version": b"PUT " + PUT + b" HTTP/1.1%b\r\nHost: a\r\n",
+    "after the version": b"PUT " + PUT + b" HTTP/1.1 %b\r\nHost: a\r\n",
+    "in a name": b"PUT " + PUT + b" HTTP/1.1\r\nHost: a\r\nX%bY: z\r\n",
+    "before a name": b"PUT " + PUT + b" HTTP/1.1\r\nHost: a\r\n%bX: z\r\n",
+    "before a colon": b"PUT " + PUT + b" HTTP/1.1\r\nHost: a\r\nX%b: z\r\n",
+    "before a value": b"PUT " + PUT + b" HTTP/1.1\r\nHost: a\r\nX:%bz\r\n",
+    "in a value": b"PUT " + PUT + b" HTTP/1.1\r\nHost: a\r\nX: y%bContent-Length: 50\r\n",
+    "after a value": b"PUT " + PUT + b" HTTP/1.1\r\nHost: a\r\nX: y%b\r\n",
+    "in a line of its own": b"PUT " + PUT + b" HTTP/1.1\r\nHost: a\r\n%b\r\n",
+    "in a line before all": b"%b\r\nPUT " + PUT + b" HTTP/1.1\r\nHost: a\r\n",
+    "in Host": b"PUT " + PUT + b" HTTP/1.1\r\nHost: a%bb\r\n",
+    "in a length": b"PUT " + PUT + b" HTTP/1.1\r\nHost: a\r\nContent-Length: 5%b\r\n",
+    "in a coding": b"PUT " + PUT + b" HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked%b\r\n",
+}
+
+
+@pytest.mark.parametrize("bare", [b"\n", b"\r", b"\0", b"\n ", b"\r\t"])
+@pytest.mark.parametrize("head", BARE.values(), ids=BARE)
+def test_no_bare_ends_of_lines(tmp_path: Path, head: bytes, bare: bytes) -> None:
+    """A carriage return, newline or NUL that is not the end of a line is refused, with any version of Twisted."""
+    length = b"" if b"\r\nContent-Length" in head or b"Transfer" in head else b"Content-Length: 5\r\n"
+    data = head.replace(b"%b", bare) + length + b"\r\nhello"
+    for pieces in ([data], [data[i : i + 1] for i in range(len(data))]):
+        server = Server(tmp_path)
+        said = b"".join(server.send(piece) for piece in pieces if not server.transport.disconnecting)
+        assert [line.split()[1] for line in said.splitlines() if line.startswith(b"HTTP/1.1 ")] == [b"400"]
+        assert server.transport.disconnecting
+        assert not (tmp_path / "a").exists()
+        server.store.close()

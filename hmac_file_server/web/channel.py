@@ -34,6 +34,9 @@ _HEAD = re.compile(
 )
 """Requests as nearly all are; whatever looks different goes twisted.web's way, and is answered the same there."""
 
+_BARE = re.compile(rb"[\0\r\n]")
+"""What may stand nowhere in a line: others take it for its end (RFC 9112, section 2.2), as some twisted.web does."""
+
 
 class _Names(dict[bytes | str, bytes]):
     """Spellings of header names, for all of twisted.web, which by itself would keep 10,000 of any length."""
@@ -281,8 +284,9 @@ class Channel(HTTPChannel):
         return self._version == b"HTTP/1.1" and any(value.lower() == b"100-continue" for value in values)
 
     def lineReceived(self, line: bytes) -> None:
-        if line[:1] in (b" ", b"\t") and self.requests:
-            self._respondToBadRequestAndDisconnect()  # obs-fold, section 5.2
+        folded = line[:1] in (b" ", b"\t") and self.requests  # section 5.2
+        if folded or _BARE.search(line):
+            self._respondToBadRequestAndDisconnect()
             return
         HTTPChannel.lineReceived(self, line)
 
