@@ -227,6 +227,9 @@ def log_status(out: Out) -> str:
 
 def open_store(config: Config) -> LocalStore:
     """:raises ConfigError: if StoreDir can not be a store."""
+    if not os.path.lexists(config.store_dir):
+        # It may be a new one, or lie on a disk that is not mounted.
+        _log.warn("StoreDir {folder} is not there and is made", folder=config.store_dir)
     try:
         return LocalStore(config.store_dir, config.fsync)
     except Unusable as error:

@@ -1,11 +1,12 @@
 -- Prosody with hmac-file-server: paste this at the end of /etc/prosody/prosody.cfg.lua.
--- It needs mod_http_upload_external, from prosody-modules or `prosodyctl install`.
+-- It needs mod_http_upload_external, from prosody-modules or `prosodyctl install`; not mod_http_file_share, which is
+-- Prosody's own. The module stands in this line alone, and not in modules_enabled.
 --
 -- A Component of its own is found by every client of every VirtualHost on this server whose
 -- name it extends (upload.example.com for example.com); for others, name it in disco_items.
 
 Component "upload.example.com" "http_upload_external"
-	-- Where the daemon is reached from outside, with its UploadSubDir and a slash at the end.
+	-- Where the daemon is reached from outside, with its UploadSubDir. It must end with a slash.
 	http_upload_external_base_url = "https://upload.example.com/upload/"
 
 	-- The daemon's Secret. `openssl rand -hex 32` prints one; the daemon refuses this placeholder.

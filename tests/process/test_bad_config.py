@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -170,6 +171,17 @@ def test_store_that_comes_later(make_daemon: MakeDaemon, tmp_path: Path, workers
     (tmp_path / "mnt").unlink()
     (tmp_path / "mnt").mkdir()
     assert daemon.start().put("slot/a.txt", b"hello").status == 201
+
+
+def test_store_that_is_not_there(make_daemon: MakeDaemon) -> None:
+    """A StoreDir that is made is told of, once: its disk may not be mounted."""
+    daemon = make_daemon().start()
+    eventually(lambda: f"warn  StoreDir {daemon.store} is not there and is made" in daemon.log)
+    assert daemon.stop() == -signal.SIGTERM
+    daemon.log_path.unlink()
+    daemon.start()
+    eventually(lambda: "listens on" in daemon.log)
+    assert "is made" not in daemon.log
 
 
 @pytest.mark.parametrize("workers", [1, 2])
