@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 EXAMPLE_SECRET = b"orbit7-shadow23-breeze91-echo17"
@@ -14,6 +15,8 @@ COMMAND = "openssl rand -hex 32"
 """Prints a good secret."""
 
 _SHORTEST = 16
+
+_TO_REPLACE = re.compile(r"(?:change|replace)me")
 
 _WELL_KNOWN = frozenset(
     """
@@ -30,7 +33,7 @@ _WELL_KNOWN = frozenset(
 def is_placeholder(secret: bytes) -> bool:
     """Whether a secret was left as some example has it, in whatever spelling."""
     letters = "".join(filter(str.isalnum, secret.decode("utf-8", "replace").lower()))
-    return letters in _WELL_KNOWN or letters.startswith(("replaceme", "changeme"))
+    return letters in _WELL_KNOWN or _TO_REPLACE.match(letters) is not None
 
 
 def weaknesses(secrets: Iterable[bytes]) -> Iterator[str]:
