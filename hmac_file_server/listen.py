@@ -61,6 +61,18 @@ class Listen:
         return self.endpoint.removeprefix(_PROXIED).partition(":")[0]
 
     @property
+    def arguments(self) -> dict[str, str]:
+        """Those of the endpoint, by name, or by number where they have none; the first one's is ``""``."""
+        given: dict[str, str] = {}
+        for number, part in enumerate(_PARTS.findall(self.endpoint.removeprefix(_PROXIED).partition(":")[2])):
+            name, equals, value = part.partition("=")
+            if not equals and part:
+                name, value = str(number or ""), part
+            if part:
+                given[name] = re.sub(r"\\(.)", r"\1", value)
+        return given
+
+    @property
     def is_proxied(self) -> bool:
         """Whether each connection begins with what a proxy says of its client (HAProxy's PROXY protocol)."""
         return self.endpoint.startswith(_PROXIED)
@@ -149,7 +161,7 @@ def _endpoint(value: str, name: str) -> Listen:
         inner = value.removeprefix(_PROXIED)
         return attrs.evolve(_endpoint(inner, inner.partition(":")[0]), endpoint=value)
     if name == "unix":
-        return Listen(value, unix=_unix(value))
+        return Listen(value, unix=_unix(Listen(value)))
     found = re.match(r"(?:tcp|tcp4|tcp6):(?:port=)?(\d+):interface=((?:\\:|[^:])+)\Z", value)
     if found is None:
         return Listen(value)
@@ -161,17 +173,13 @@ def _endpoint(value: str, name: str) -> Listen:
     return Listen(value, loopback, f"[{host}]:{found[1]}" if ":" in host else f"{host}:{found[1]}")
 
 
-def _unix(endpoint: str) -> UnixAddress | None:
-    """The address in a Twisted endpoint string; None if it is not quite one, for Twisted to say why."""
-    given = {"address": ""}
-    for number, part in enumerate(_PARTS.findall(endpoint.partition(":")[2])):
-        name, equals, value = part.partition("=")
-        if not number and not equals:
-            name, value = "address", part
-        given[name] = re.sub(r"\\(.)", r"\1", value)
+def _unix(listen: Listen) -> UnixAddress | None:
+    """The address of a Unix socket; None if it is not quite one, for Twisted to say why."""
+    given = listen.arguments
+    address = given.get("address") or given.get("")
     try:
-        if given.keys() <= {"address", "mode", "backlog", "lockfile", ""} and not given.get("") and given["address"]:
-            return UnixAddress(given["address"], int(given.get("mode", "666"), 8))
+        if given.keys() <= {"", "address", "mode", "backlog", "lockfile"} and address:
+            return UnixAddress(address, int(given.get("mode", "666"), 8))
     except ValueError:
         pass
     return None

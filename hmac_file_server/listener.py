@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IProtocolFactory, IStreamServerEndpoint
 from twisted.protocols.haproxy import proxyEndpoint
 from zope.interface import implementer
 
+from hmac_file_server.chain import chain
 from hmac_file_server.config import Config, ConfigError, NotYet, fail
 from hmac_file_server.holder import holder
 from hmac_file_server.listen import Listen
@@ -46,7 +47,8 @@ class Listener(Service):
     def _endpoint(self) -> Any:
         listen = self._listen
         try:
-            return strports.service(listen.description, self._factory, self._reactor)
+            with chain(listen) as more:
+                return strports.service(listen.description + more, self._factory, self._reactor)
         except OSError as error:
             reason = f"{error.strerror}: {error.filename}; it must be a file that the user {user()} can read"
             raise NotYet(self._config.problem(self._key, listen.given, reason)) from None

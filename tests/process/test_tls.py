@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.neighbours.program import certificate
+from tests.neighbours.program import certificate, run
 from tests.support import DEADLINE, Daemon, Wire, eventually, free_port, need, put_target
 
 MakeDaemon = Callable[..., Daemon]
@@ -94,3 +94,47 @@ def test_a_client_that_leaves(connect: Callable[[], TLSWire]) -> None:
     with connect() as wire:
         wire.send(b"GET /upload/slot/a.bin HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         assert wire.answer().body == BODY
+
+
+def sign(folder: Path, name: str, authority: str, *extensions: str) -> None:
+    """A certificate by an authority, in a file of its name, and its key."""
+    (folder / f"{name}.ext").write_text("\n".join(extensions))
+    new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", f"/CN={name}"]
+    run("openssl", "req", *new, "-keyout", folder / f"{name}.key", "-out", folder / f"{name}.csr")
+    by = ["-CA", folder / f"{authority}.pem", "-CAkey", folder / f"{authority}.key", "-CAcreateserial", "-days", "2"]
+    to = ["-in", folder / f"{name}.csr", "-out", folder / f"{name}.pem", "-extfile", folder / f"{name}.ext"]
+    run("openssl", "x509", "-req", *by, *to)
+
+
+@pytest.mark.parametrize("form", ["full", "full with CR LF", "extra", "key and full in one"])
+def test_a_chain(make_daemon: MakeDaemon, tmp_path: Path, form: str) -> None:
+    """A client that knows the root alone is sent the certificates between: from the file that has all (fullchain.pem),
+    or from the one that extraCertChain names."""
+    need("openssl")
+    root, key = certificate(tmp_path, "root")
+    root.rename(tmp_path / "root.pem")
+    key.rename(tmp_path / "root.key")
+    sign(tmp_path, "between", "root", "basicConstraints=critical,CA:TRUE")
+    sign(tmp_path, "localhost", "between", "subjectAltName=DNS:localhost")
+    own, between = ((tmp_path / f"{name}.pem").read_text() for name in ("localhost", "between"))
+    text = own if form == "extra" else own + between
+    if form.startswith("key"):
+        text = (tmp_path / "localhost.key").read_text() + text
+    (tmp_path / "cert.pem").write_text(text, newline="\r\n" if "CR LF" in form else None)
+    port = free_port()
+    endpoint = f"ssl:{port}:interface=127.0.0.1"
+    if form.startswith("key"):
+        endpoint += f":privateKey={tmp_path}/cert.pem"
+    else:
+        endpoint += f":privateKey={tmp_path}/localhost.key:certKey={tmp_path}/cert.pem"
+    if form == "extra":
+        endpoint += f":extraCertChain={tmp_path}/between.pem"
+    make_daemon(ListenPort=endpoint, Secret=SECRET, MetricsEnabled=False).launch()
+
+    def listens() -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", port)) == 0
+
+    eventually(listens)
+    with TLSWire(port, tmp_path / "root.pem") as wire:
+        assert wire.send(b"GET /upload/none HTTP/1.1\r\nHost: a\r\n\r\n").answer().status == 404
