@@ -128,7 +128,7 @@ def _last_byte(path: str) -> bytes:
         return b""
 
 
-@attrs.frozen
+@attrs.define
 class _Piece:
     """Some of the log, and how many lines are lost with it."""
 
@@ -174,9 +174,11 @@ class LogWriter:
                 self._lost += piece.lines
                 self._reason = _READ_LATER
                 return
-            self._say_what_is_lost()
+            if self._lost:
+                self._say_what_is_lost()
             self._add(piece)
-            self._wake()
+            if not self._busy:
+                self._wake()
             if self._deadline is not None:
                 self._wait()
 
@@ -192,7 +194,8 @@ class LogWriter:
         if isinstance(self._stream, LogFile):
             self._stream.is_stale = True
         with self._lock:
-            self._wake()
+            if not self._busy:
+                self._wake()
 
     def finish(self, patience: float = _PATIENCE) -> None:
         """The process ends soon: wait until all is written, and from now on with each line.
@@ -207,10 +210,9 @@ class LogWriter:
     # With the lock
 
     def _say_what_is_lost(self) -> None:
-        if self._lost:
-            lines, self._lost = self._lost, 0
-            plural = "line of the log is" if lines == 1 else "lines of the log are"
-            self._add(_Piece(one_line("error", f"{lines} {plural} lost: {self._reason}").encode(), lines))
+        lines, self._lost = self._lost, 0
+        plural = "line of the log is" if lines == 1 else "lines of the log are"
+        self._add(_Piece(one_line("error", f"{lines} {plural} lost: {self._reason}").encode(), lines))
 
     def _add(self, piece: _Piece) -> None:
         self._waiting.append(piece)
@@ -224,9 +226,8 @@ class LogWriter:
             except (RuntimeError, MemoryError):
                 return  # The system has none to give: what waits is written with a later line.
             self._has_thread = True
-        if not self._busy:
-            self._busy = True
-            self._wakeups.put(None)
+        self._busy = True
+        self._wakeups.put(None)
 
     def _wait(self) -> None:
         assert self._deadline is not None
@@ -271,7 +272,7 @@ class LogWriter:
                 if lost:
                     self._lost += lost
                     self._reason = reason
-                elif not self._waiting:
+                elif self._lost and not self._waiting:
                     self._say_what_is_lost()
         return True
 
