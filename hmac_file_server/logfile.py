@@ -240,7 +240,8 @@ class LogWriter:
             self._wakeups.get()
             while self._go_on():
                 if self._deadline is None:
-                    time.sleep(_PAUSE)  # Lines that come close together cost one call.
+                    # Lines that come close together cost one call. A relative time: sleep() computes an absolute one.
+                    select.select((), (), (), _PAUSE)
 
     def _go_on(self) -> bool:
         try:

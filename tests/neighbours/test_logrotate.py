@@ -52,12 +52,12 @@ class Rotation:
 
     def asked(self) -> list[int]:
         """The numbers of the requests that lines tell of."""
-        return sorted(int(found[1]) for line in self.lines() if (found := re.search(r"GET /upload/n(\d+) ", line)))
+        return sorted(int(found[1]) for line in self.lines() if (found := re.search(r' "n(\d+)"$', line)))
 
 
 def ask(daemon: Daemon, numbers: range) -> None:
     for number in numbers:
-        assert daemon.get(f"n{number}").status == 404
+        assert daemon.get("slot/a", User_Agent=f"n{number}").status == 200
 
 
 @WORKERS
@@ -65,6 +65,7 @@ def test_rotated_under_load(make_daemon: MakeDaemon, tmp_path: Path, workers: in
     """Rotated again and again while requests come, compressed, the log misses no line and has each once."""
     rotation = Rotation(tmp_path, ("rotate 8", "rotate 50"))
     daemon = make_daemon(LogFile=str(rotation.log), Workers=workers).start()
+    assert daemon.put("slot/a", b"hello").status == 201
     threads = [threading.Thread(target=ask, args=(daemon, range(1000 * n, 1000 * n + 300))) for n in range(3)]
     for thread in threads:
         thread.start()
@@ -84,6 +85,7 @@ def test_copied_and_truncated(make_daemon: MakeDaemon, tmp_path: Path, workers: 
     """With copytruncate, which moves nothing, the log goes on at the beginning of its file."""
     rotation = Rotation(tmp_path, ("nocreate", "copytruncate"))
     daemon = make_daemon(LogFile=str(rotation.log), Workers=workers).start()
+    assert daemon.put("slot/a", b"hello").status == 201
     ask(daemon, range(20))
     eventually(lambda: rotation.asked() == list(range(20)))
     rotation.rotate()
@@ -117,6 +119,7 @@ def test_a_new_file_of_another_user(make_daemon: MakeDaemon, tmp_path: Path, wor
             LogFile=str(rotation.log),
             Workers=workers,
         ).start()
+        assert daemon.put("slot/a", b"hello").status == 201
         ask(daemon, range(20))
         rotation.rotate()
         assert rotation.log.stat().st_uid == 0
