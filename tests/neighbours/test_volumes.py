@@ -37,10 +37,12 @@ def volume(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Volume]:
 @pytest.fixture
 def machines(volume: Volume, make_daemon: MakeDaemon, tmp_path: Path) -> list[Daemon]:
     """A daemon on each mount."""
-    return [
-        make_daemon(tmp_path / f"daemon-{mount.name}", StoreDir=str(mount / "store")).start()
-        for mount in volume.mounts
-    ]
+    made = [make_daemon(tmp_path / f"daemon-{mount.name}", StoreDir=str(mount / "store")) for mount in volume.mounts]
+    for daemon in made:
+        daemon.start()
+        # SeaweedFS has no room at first, until its parts have found each other.
+        eventually(lambda: daemon.metric("hmac_file_server_ready") == 1)  # noqa: B023
+    return made
 
 
 def test_two_machines(volume: Volume, machines: list[Daemon]) -> None:
@@ -113,8 +115,9 @@ def test_taken_over_while_it_runs(volume: Volume, machines: list[Daemon]) -> Non
     """A client that comes back through the other machine, while the first still waits for it, goes on there."""
     for number in range(4):
         upload = Resumable.create(machines[0].port, f"taken{number}/file.bin")
+        data = machines[0].store / ".hmac-file-server" / f"{upload.token}.data"
         with upload.append(0, 40_000) as first:
-            eventually(lambda: machines[0].metric("hmac_file_server_uploads_in_progress") == 1)
+            eventually(lambda: data.stat().st_size == 40_000)  # noqa: B023
             upload = attrs.evolve(upload, port=machines[1].port)
             with upload.append(upload.offset()) as second:
                 assert second.final().status == 201

@@ -86,7 +86,8 @@ class SeaweedFS(Volume):
         ports = {name: (free_port(), free_port()) for name in ("master", "volume", "filer")}
         options = [f"-{name}.port={port}" for name, (port, _) in ports.items()]
         options += [f"-{name}.port.grpc={port}" for name, (_, port) in ports.items()]
-        self._server = Program(data, [find("weed"), "server", "-ip=127.0.0.1", "-filer", f"-dir={data}", *options])
+        options += ["-filer", "-volume.max=100", "-master.volumeSizeLimitMB=64"]
+        self._server = Program(data, [find("weed"), "server", "-ip=127.0.0.1", f"-dir={data}", *options])
         self._filer = f"127.0.0.1:{ports['filer'][0]}.{ports['filer'][1]}"
         self._server.listens(ports["filer"][0])
 
