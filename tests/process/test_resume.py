@@ -25,6 +25,7 @@ from pathlib import Path
 
 import pytest
 
+from hmac_file_server.config import EXAMPLE_SECRET
 from tests.support import DEADLINE, Answer, Daemon, Wire, eventually, need, put_target, v2
 
 MakeDaemon = Callable[..., Daemon]
@@ -1158,7 +1159,7 @@ def test_a_client_that_waits_long(make_daemon: MakeDaemon, tmp_path: Path) -> No
 def test_the_lines_of_the_manual(make_daemon: MakeDaemon, tmp_path: Path) -> None:
     """The shell lines of docs/resuming.rst do what the text around them says."""
     need("curl", "openssl")
-    daemon = make_daemon(TrustedProxies=["127.0.0.1"], ProxiesPass104=True).start()
+    daemon = make_daemon(TrustedProxies=["127.0.0.1"], ProxiesPass104=True, Secret=EXAMPLE_SECRET.decode()).start()
     manual = (Path(__file__).parents[2] / "docs/resuming.rst").read_text()
     lines = [
         line[4:]
