@@ -98,6 +98,6 @@ def test_downloads(daemon: Daemon) -> None:
 def test_weak_secret(make_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
     """A short secret is complained of at the start, and is not written to the log."""
     daemon = make_daemon(Secret="hunter2").start()
-    eventually(lambda: "warn  " in daemon.log)
+    eventually(lambda: "can be guessed" in daemon.log)
     assert f"{daemon.config}: Secret: a secret of 7 bytes can be guessed" in daemon.log
     assert "hunter2" not in daemon.log
