@@ -22,6 +22,13 @@ def children(daemon: Daemon) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()]
 
 
+def started(daemon: Daemon, workers: int) -> Daemon:
+    """Wait until all its processes are there."""
+    daemon.start()
+    eventually(lambda: len(children(daemon)) == (workers if workers > 1 else 0), what="all workers are there")
+    return daemon
+
+
 def all_of(daemon: Daemon) -> list[int]:
     return [daemon.pid, *children(daemon)]
 
@@ -51,7 +58,7 @@ def test_the_log_is_opened_anew(make_daemon: MakeDaemon, tmp_path: Path, number:
 @WORKERS
 def test_signals_to_all_processes(make_daemon: MakeDaemon, workers: int) -> None:
     """A terminal that hangs up, and other signals to the whole group, end no process."""
-    daemon = make_daemon(Workers=workers).start()
+    daemon = started(make_daemon(Workers=workers), workers)
     with begin_upload(daemon, "slot/a.bin", b"hello") as wire:
         pids = all_of(daemon)
         for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE, signal.SIGHUP):
@@ -66,7 +73,7 @@ def test_signals_to_all_processes(make_daemon: MakeDaemon, workers: int) -> None
 @WORKERS
 def test_quit(make_daemon: MakeDaemon, workers: int) -> None:
     """SIGQUIT, as Ctrl-\\ sends it to all processes, ends the daemon in order and leaves no core."""
-    daemon = make_daemon(Workers=workers, ShutdownTimeout=DEADLINE * 10).start()
+    daemon = started(make_daemon(Workers=workers, ShutdownTimeout=DEADLINE * 10), workers)
     with begin_upload(daemon, "slot/a.bin", b"hello") as wire:
         for pid in reversed(all_of(daemon)):
             os.kill(pid, signal.SIGQUIT)
@@ -81,7 +88,8 @@ def test_quit(make_daemon: MakeDaemon, workers: int) -> None:
 @WORKERS
 def test_what_was_ignored_stays_so(make_daemon: MakeDaemon, workers: int) -> None:
     """Under nohup, and in the background of a shell, the daemon ignores what it was started to ignore."""
-    daemon = make_daemon(prefix=["nohup", "env", "--ignore-signal=INT,QUIT"], Workers=workers).start()
+    prefix = ["nohup", "env", "--ignore-signal=INT,QUIT"]
+    daemon = started(make_daemon(prefix=prefix, Workers=workers), workers)
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         assert blocks(daemon.pid, "SigIgn", number)
         for pid in all_of(daemon):
@@ -94,7 +102,7 @@ def test_what_was_ignored_stays_so(make_daemon: MakeDaemon, workers: int) -> Non
 def test_inherited_hindrances(make_daemon: MakeDaemon) -> None:
     """Started by a program that ignores SIGCHLD and blocks signals, a dead worker is missed, and SIGTERM works."""
     prefix = ["env", "--ignore-signal=CHLD", "--block-signal=TERM,HUP,CHLD"]
-    daemon = make_daemon(prefix=prefix, Workers=2).start()
+    daemon = started(make_daemon(prefix=prefix, Workers=2), 2)
     first = children(daemon)[0]
     os.kill(first, signal.SIGKILL)
     eventually(lambda: len(children(daemon)) == 2 and first not in children(daemon), what="another one runs")
