@@ -23,10 +23,17 @@ def children(daemon: Daemon) -> list[int]:
 
 
 def started(daemon: Daemon, workers: int) -> Daemon:
-    """Wait until all its processes are there."""
+    """Wait until all its processes run."""
     daemon.start()
-    eventually(lambda: len(children(daemon)) == (workers if workers > 1 else 0), what="all workers are there")
+    processes = workers + 1 if workers > 1 else 1
+    eventually(lambda: starts(daemon) == processes, what="all workers run")
     return daemon
+
+
+def starts(daemon: Daemon) -> int:
+    """How many processes have said that they run, wherever they log."""
+    logs = daemon.folder.glob("*log")
+    return sum(path.read_text(errors="replace").count("Starting reactor") for path in logs)
 
 
 def all_of(daemon: Daemon) -> list[int]:
