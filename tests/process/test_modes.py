@@ -29,8 +29,9 @@ def open_folder(tmp_path: Path) -> Path:
     need("setpriv", "setfacl")
     if os.geteuid() != 0:
         missing("only root can be another user")
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents):
+        if not folder.stat().st_mode & 0o001:
+            folder.chmod(0o755)
     return tmp_path
 
 
