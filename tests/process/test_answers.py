@@ -12,6 +12,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 import pytest
 
+from hmac_file_server.slots.secret import EXAMPLE_SECRET
 from tests.support import SECRET, Answer, Daemon, Wire, eventually, missing, put_target, v, v2
 
 MakeDaemon = Callable[..., Daemon]
@@ -38,7 +39,9 @@ PREFLIGHT = ("access-control-allow-methods", "access-control-allow-headers", "ac
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """One daemon for all tests that need no settings of their own; each uses paths of its own."""
-    daemon = Daemon(tmp_path_factory.mktemp("answers"), MaxUploadSize=SIZE, MinFreeSpace=0).start()
+    # The second secret is that of the contract's test vectors.
+    secrets = [SECRET, EXAMPLE_SECRET.decode()]
+    daemon = Daemon(tmp_path_factory.mktemp("answers"), Secret=secrets, MaxUploadSize=SIZE, MinFreeSpace=0).start()
     try:
         yield daemon
         assert "Traceback" not in daemon.log
@@ -699,11 +702,13 @@ def test_one_line_a_request(make_daemon: MakeDaemon, tmp_path: Path) -> None:
         f'127.0.0.1 HEAD {file} 200 in=0 {out[4]} "-"',
         f'127.0.0.1 GET /upload/slot/none.bin 404 in=0 {out[5]} "-" - there is nothing here',
         f'127.0.0.1 OPTIONS {file} 204 in=0 {out[6]} "-"',
-        f'127.0.0.1 POST {file} 405 in=0 {out[7]} "-" - this method is not served here',
+        f'127.0.0.1 POST {file} 405 in=0 {out[7]} "-" - this method is not served here:'
+        " XMPP clients PUT to the URL of a slot that their server gives them (XEP-0363)",
         f'127.0.0.1 PUT /upload/slot/b.bin 403 in=5 {out[8]} "-"'
         " - the v parameter is not one signature of 64 hex digits",
         f'127.0.0.1 PUT {file} 409 in=5 {out[9]} "-" - the slot has been used for another file',
-        f'127.0.0.1 PUT /upload/slot/b.bin 413 in=1001 {out[10]} "-" - at most 1000 bytes are taken',
+        f'127.0.0.1 PUT /upload/slot/b.bin 413 in=1001 {out[10]} "-"'
+        " - 1001 bytes, but at most 1000 bytes are taken (MaxUploadSize); the XMPP server's own limit is higher",
         f'192.0.2.7 GET {file} 200 in=0 {out[11]} "-"',
     ]
     assert " 400 " in rest[12]
