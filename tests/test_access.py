@@ -271,6 +271,23 @@ def test_uploads_are_never_summed_up(server: Server) -> None:
     assert len(server.lines) == 300
 
 
+@pytest.mark.parametrize("left", [False, True], ids=["answered", "gone before"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PATCH", "DELETE"])
+def test_made_up_upload_resources_are_summed_up(server: Server, method: str, left: bool) -> None:
+    """Whoever names upload resources that there are not has no right, whatever the method."""
+    resumable = ("Upload-Draft-Interop-Version: 6", "Upload-Complete: ?1", "Upload-Offset: 0")
+    content = ("Content-Type: application/partial-upload", "Content-Length: 1") if method == "PATCH" else ()
+    headers = (*resumable, *content) if content else ()
+    for number in range(150):
+        server.send(get(f".hmac-file-server/{number:032x}", *headers, method=method))
+        if left:
+            server.leave()
+        server.work()
+        if content and not left:
+            server.channel.dataReceived(b"x")
+    assert len(server.lines) == 100
+
+
 def test_refusals_of_many_clients(server: Server) -> None:
     """However many addresses are refused, their lines are bounded, and so is what is remembered of them."""
     told = sum(server.access._refused.is_told(f"192.0.{number // 250}.{number % 250}") for number in range(50_000))

@@ -200,3 +200,24 @@ def test_line_of_a_download_elsewhere(server: Server) -> None:
     answer = server.send("GET /a/b HTTP/1.1\r\nHost: a\r\n\r\n")
     assert (status(answer), answer.endswith(b"there is nothing here\n")) == (b"404", True)
     assert str(server.ended.pop()[0].error) == 'there is nothing here: files lie below "/upload/" (UploadSubDir)'
+
+
+def test_no_guesses_at_what_is_very_long() -> None:
+    """Each guess costs the more the longer a path is: of one that no client's slot has nobody guesses."""
+    for length, guessed in ((1000, True), (1100, False)):
+        long = "a" * length
+        assert bool(mistake(f"/files/{long}", {"v": v(long, 5, SECRET)})) == guessed
+
+
+def test_no_guesses_for_lines_that_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody reads is not guessed at: only the line in the log asks."""
+    asked: list[Asked] = []
+    monkeypatch.setattr("hmac_file_server.web.resource.likely_mistake", lambda *of: asked.append(of[0]) or "guess")
+    server = Server(tmp_path)
+    for target in ("/upload/a/b?v=" + "00" * 32, "/elsewhere?v=" + "00" * 32, "/upload/a//b?v=" + "00" * 32):
+        server.connect()
+        server.send(f"PUT {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello")
+    assert [request.code for request, _, _ in server.ended] == [403, 404, 400]
+    assert not asked
+    assert all("; guess" in str(request.error) for request, _, _ in server.ended)
+    server.store.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from hmac_file_server.stores.room import Room, Space
 from hmac_file_server.uploads.retry import RetryPolicy
 from hmac_file_server.uploads.upload import MEMORY, Uploads
 from hmac_file_server.web.limits import Limits
-from hmac_file_server.web.request import DRAIN_BYTES, DRAIN_IDLE, DRAIN_SECONDS, Request
+from hmac_file_server.web.request import DRAIN_BYTES, DRAIN_SECONDS, Request
 from hmac_file_server.web.resource import Files, root
 from hmac_file_server.web.serving import Serving
 from hmac_file_server.web.site import Site
@@ -130,14 +132,35 @@ def test_swallowing_is_bounded_in_bytes(server: Server) -> None:
     assert server.transport.disconnecting
 
 
+def test_an_upload_that_fails_late(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came before an upload failed is no part of what is swallowed after: its client reads the refusal."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    length = DRAIN_BYTES + (9 << 20)
+    server.send(put("a/b", length))
+    for _ in range(0, DRAIN_BYTES + (1 << 20), 1 << 20):
+        server.send(bytes(1 << 20))
+    monkeypatch.setattr("hmac_file_server.stores.draft.Draft.write", fail)
+    assert server.send(bytes(1 << 20)) == b""
+    server.clock.advance(1)
+    assert status(server.transport.value()) == b"507"
+    for _ in range(7):
+        assert not server.transport.disconnecting
+        server.channel.dataReceived(bytes(1 << 20))
+    assert server.transport.disconnecting
+    assert [request.body_received for request, _, _ in server.ended] == [length]
+
+
 def test_swallowing_is_bounded_in_time(server: Server) -> None:
     """A client that sends a refused body slowly is cut off too."""
     server.send("PUT /upload/a/b?v=00 HTTP/1.1\r\nHost: a\r\nContent-Length: 999999999999\r\n\r\n")
     waited = 0.0
     while not server.transport.disconnecting:
         assert waited <= DRAIN_SECONDS
-        server.clock.advance(DRAIN_IDLE - 1)
-        waited += DRAIN_IDLE - 1
+        server.clock.advance(59)
+        waited += 59
         server.channel.dataReceived(b"x")
 
 
@@ -149,7 +172,7 @@ def test_a_proxy_sends_all_before_it_reads(server: Server, header: str) -> None:
     for sent in range(0, length, 1 << 20):
         assert not server.transport.disconnecting
         if sent % (32 << 20) == 0:
-            server.clock.advance(DRAIN_IDLE + 1)
+            server.clock.advance(59)
         server.channel.dataReceived(bytes(1 << 20))
     assert server.transport.disconnecting
     assert server.ended[0][0].code == 403
@@ -203,7 +226,9 @@ def test_a_body_in_bursts(tmp_path: Path) -> None:
 def test_a_refused_client_that_falls_silent(server: Server) -> None:
     """A refused client that sends nothing more does not keep its connection."""
     server.send("PUT /upload/a/b?v=00 HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
-    server.clock.advance(DRAIN_IDLE)
+    server.clock.advance(59)
+    assert not server.transport.disconnecting
+    server.clock.advance(1)
     assert server.transport.disconnecting
 
 
@@ -313,6 +338,18 @@ def test_no_continue_where_there_is_no_body(server: Server) -> None:
         answer = server.send(f"PUT /upload/a/b?v=00 HTTP/1.1\r\nHost: a\r\n{length}Expect: 100-continue\r\n\r\n")
         assert status(answer) in (b"403", b"411")
         server.connect()
+
+
+@pytest.mark.parametrize("begin", ["GET /upload/none HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "X\r\n\r\n"])
+def test_nothing_is_served_on_a_connection_that_ends(server: Server, begin: str) -> None:
+    """What comes in whatever pieces after the last answer, while the connection closes, is not looked at."""
+    server.send(begin)
+    assert server.transport.disconnecting
+    for piece in re.split("(?<=\n)", put("a/b", 5) + "hello"):
+        assert server.send(piece) == b""
+    assert not server.uploads.active
+    server.hang_up()
+    assert len(server.ended) <= 1
 
 
 def test_endless_request_line(server: Server) -> None:

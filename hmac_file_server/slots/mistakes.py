@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import unquote_to_bytes
@@ -13,6 +14,7 @@ from hmac_file_server.slots.secret import EXAMPLE_SECRET, PLACEHOLDER
 from hmac_file_server.slots.signature import PARAMETERS, BadSignature, Verifier, strongest
 
 _DEEPEST_PREFIX = 8
+_LONGEST_PATH = 1024
 _SHOWN = 100
 _EJABBERD = re.compile(rb"/[0-9a-f]{40}/[0-9A-Za-z]{40}/[^/]+\Z")
 
@@ -44,10 +46,13 @@ class Asked:
 def likely_mistake(asked: Asked, prefix: str, verifier: Verifier) -> str:
     """What to change so that such an upload is taken; empty if nobody can tell.
 
-    Only a well-formed signature costs more than a look: some twenty hashes.
+    Only a well-formed signature costs more than a look: some twenty hashes. Nobody guesses at a path that is longer
+    than those of slots.
 
     :param prefix: ``UploadSubDir``, without slashes around it.
     """
+    if len(asked.path) > _LONGEST_PATH:
+        return ""
     if not any(name in asked.parameters for name in PARAMETERS):
         return _why_unsigned(asked)
     try:
@@ -139,12 +144,19 @@ def _words(before: list[bytes], parts: list[bytes], prefix: str, has_empty: bool
 def _other_secret(verifier: Verifier, asked: Asked, path: bytes) -> str:
     if _holds(_PUBLIC, asked, path):
         return "the signature was made with an example's secret: give the XMPP server the daemon's Secret"
-    trimmed = [secret.strip() for secret in verifier.secrets]
-    if _holds(Verifier([secret for secret in trimmed if secret]), asked, path):
+    trimmed, with_newline = _misread(tuple(verifier.secrets))
+    if _holds(trimmed, asked, path):
         return "the signature holds for Secret without the white space around it: cut that off"
-    if _holds(Verifier([secret + b"\n" for secret in verifier.secrets]), asked, path):
+    if _holds(with_newline, asked, path):
         return "the signature holds for Secret with a newline after it: cut that off in the XMPP server's secret"
     return ""
+
+
+@functools.lru_cache(maxsize=1)
+def _misread(secrets: tuple[bytes, ...]) -> tuple[Verifier, Verifier]:
+    """Who checks by the secrets as they are without the white space around them, and with a newline after them."""
+    trimmed = [secret.strip() for secret in secrets]
+    return Verifier(list(filter(None, trimmed))), Verifier([secret + b"\n" for secret in secrets])
 
 
 _PUBLIC = Verifier([EXAMPLE_SECRET, PLACEHOLDER, b"change-me"])

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from hmac_file_server.log import Lines, from_wire
 from hmac_file_server.metrics import Metrics, Tally
 from hmac_file_server.slots.path import RESERVED
+from hmac_file_server.uploads.upload import Upload
 from hmac_file_server.web.client import one_user
 from hmac_file_server.web.errors import HTTPError
 from hmac_file_server.web.request import Request
@@ -64,8 +65,7 @@ class Access:
         if request.sentLength:
             add(metrics.bytes_out, request.sentLength)
         error, body = request.error, request.body
-        # A new upload's signature was verified. Of others whoever sends them must know the session.
-        if body is not None and (body.is_new or body.session is not None):
+        if body is not None and _has_right(body):
             if not body.is_new:
                 metrics.uploads_resumed.inc()
             if body.stored:
@@ -82,22 +82,21 @@ class Access:
             add(metrics.downloads_broken if cut else metrics.downloads)
 
     def _write(self, request: Request, seconds: float, timed_out: bool, cut: bool) -> None:
-        error = request.error
-        end = _end(request, timed_out, cut)
+        error, body = request.error, request.body
         if error is not None and error.status >= _SERVER_ERROR:
             level = "error"
         else:
             level = "warn" if error is not None and request.method == b"PUT" else "info"
         if not self._lines.wants(level):
             return
-        if (
-            (error is not None or request.method == b"OPTIONS")
-            and request.body is None
-            and not self._refused.is_told(request.client_address)
-        ):
+        unanswered = cut and not request.startedWriting
+        to_anybody = error is not None or unanswered or request.method == b"OPTIONS"
+        without_right = to_anybody and not (body is not None and _has_right(body))
+        if without_right and not self._refused.is_told(request.client_address):
             return
         agent = _short(request.said(b"User-Agent") or b"-", _LONGEST_AGENT).replace('"', "'")
-        status = "-" if cut and not request.startedWriting else request.code
+        end = _end(request, timed_out, cut)
+        status = "-" if unanswered else request.code
         self._lines.write(
             level,
             f"{request.client_address} {_short(request.method, _LONGEST_METHOD)}"
@@ -141,6 +140,11 @@ class _Refused:
             if count > _LINES_EACH and self._lines.wants("warn"):
                 text = f"{user} {count - _LINES_EACH} more requests without a right, in {_SPAN:g} s, are not listed"
                 self._lines.write("warn", text)
+
+
+def _has_right(upload: Upload) -> bool:
+    """Whether a signature was verified for it, as for each new one, or its client knows the session."""
+    return upload.is_new or upload.session is not None
 
 
 def _short(data: bytes, most: int) -> str:

@@ -171,11 +171,9 @@ class Channel(HTTPChannel):
     # Requests
 
     def dataReceived(self, data: bytes) -> None:
-        if data and not self._heard:
+        if data and not (self._heard or self._closing):
             self._hear(data)
-            if self._closing:
-                return
-        while data:
+        while data and not self._closing:
             end = data.find(b"\r\n\r\n", 0, _LONGEST_HEAD) if self._between_requests else -1
             taken = self._take_request(data, end + 4) if end >= 0 else 0
             if taken == len(data):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 import attrs
@@ -15,7 +15,8 @@ class HTTPError(Exception):
     :param status: the status code (RFC 9110, section 15).
     :param reason: one word or two for the metrics, from a fixed set.
     :param message: for the client, one sentence.
-    :param detail: for the operator's log where that may say more than the client is told.
+    :param detail: for the operator's log where that may say more than the client is told; or what makes it, if that
+        costs something and the line may not be written.
     :param headers: further response headers.
     :param content: what the client is sent instead of the message, of the type that the headers give.
     """
@@ -23,12 +24,13 @@ class HTTPError(Exception):
     status: int
     reason: str
     message: str
-    detail: str = ""
+    detail: str | Callable[[], str] = ""
     headers: Mapping[bytes, bytes] = attrs.field(factory=dict)
     content: bytes = b""
 
     def __str__(self) -> str:
-        return self.detail or self.message
+        detail = self.detail() if callable(self.detail) else self.detail
+        return detail or self.message
 
     def all_headers(self) -> dict[bytes, bytes]:
         """Its headers, with the type of :attr:`body`."""

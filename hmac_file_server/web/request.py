@@ -34,13 +34,11 @@ if TYPE_CHECKING:
 _log = Logger()
 
 DRAIN_BYTES = 64 << 20
-"""What is swallowed of a refused body, at most, if it does not come through a proxy."""
+"""What is swallowed of a body after its refusal, at most, if it does not come through a proxy."""
 DRAIN_PROXIED = 32 << 30
 """The same through a proxy, which may look for no answer before it has sent all. What is longer takes too long."""
 DRAIN_SECONDS = 300.0
 """How long it is swallowed, at most."""
-DRAIN_IDLE = 5.0
-"""Seconds without a byte after which a refused client is taken to be done."""
 
 _LARGE_BODY = 1 << 20
 _FORWARDED = frozenset({b"X-Forwarded-For", b"Forwarded"})
@@ -76,7 +74,7 @@ class Request(server.Request):
     _flow: Flow | None = None
     _counted_as = ""
     _drained = False
-    _drain_most = DRAIN_BYTES
+    _drain_most = 0
     _drain_timer: IDelayedCall | None = None
     _drain_pace: Pace | None = None
 
@@ -120,9 +118,8 @@ class Request(server.Request):
 
     def _check(self) -> None:
         hosts = len(self.requestHeaders._rawHeaders.get(b"Host", ()))
-        if hosts > 1 or (not hosts and self.clientproto == b"HTTP/1.1"):
-            raise MALFORMED.having({})  # A new one: a shared one would keep every request that raised it.
-        if not self.path.startswith(b"/") and self.path != b"*":
+        bad_host = hosts > 1 or (not hosts and self.clientproto == b"HTTP/1.1")
+        if bad_host or not (self.path.startswith(b"/") or self.path == b"*"):
             raise MALFORMED.having({})  # A new one: a shared one would keep every request that raised it.
 
     def _receive(self, body: Upload, length: int | None) -> None:
@@ -168,11 +165,10 @@ class Request(server.Request):
         channel.persistent = False
         self.setHeader(b"Connection", b"close")
         self._start_answer(error.status, error.all_headers(), error.body)
-        idle = DRAIN_IDLE
-        if self.proxied and channel.body_left <= DRAIN_PROXIED:
-            # Where the length is not known it is 0 here. A proxy is silent while its own client is.
-            self._drain_most, idle = DRAIN_PROXIED, self.site.limits.upload_timeout
-        channel.setTimeout(idle)
+        # Where the length is not known it is 0 here.
+        proxied = self.proxied and channel.body_left <= DRAIN_PROXIED
+        self._drain_most = self.body_received + (DRAIN_PROXIED if proxied else DRAIN_BYTES)
+        channel.setTimeout(self.site.limits.upload_timeout)
         self._drain_timer = self.site.reactor.callLater(DRAIN_SECONDS, channel.loseConnection)
         self._drain_pace = of_body(self, channel.loseConnection)
         self._drain_pace.go()

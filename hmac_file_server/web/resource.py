@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 import attrs
 from twisted.python.failure import Failure
@@ -72,10 +73,10 @@ class Files(Node):
             path = slot_path(request.postpath or ())
             slot = self._verifier.verify(request.args, path, size, request.said(b"Content-Type"))
         except BadPath as error:
-            raise HTTPError(400, "path", str(error), self._with_mistake(str(error), request, size)) from None
+            raise HTTPError(400, "path", str(error), self._detail(str(error), request, size)) from None
         except BadSignature as error:
-            detail = self._with_mistake(str(error), request, size)
-            raise HTTPError(403, "signature", "the signature does not hold", detail) from None
+            reason = self._detail(str(error), request, size)
+            raise HTTPError(403, "signature", "the signature does not hold", reason) from None
         if (
             self._example is not None
             and not request.is_local
@@ -96,20 +97,21 @@ class Files(Node):
             upload.store_only_if(conditional.condition_of_put(request.requestHeaders))
         return upload
 
-    def _with_mistake(self, reason: str, request: Request, size: int) -> str:
+    def _detail(self, reason: str, request: Request, size: int) -> Callable[[], str]:
         # What leads here is the prefix.
         mistake = self.mistake(request, size, b"/".join(request.prepath or ()).decode("utf-8"))
-        return f"{reason}; {mistake}" if mistake else reason
+        return lambda: "; ".join(filter(None, (reason, mistake())))
 
-    def mistake(self, request: Request, size: int, prefix: str) -> str:
+    def mistake(self, request: Request, size: int, prefix: str) -> Callable[[], str]:
         """What an operator most likely did who has such an upload refused; empty if nobody can tell.
 
         :param size: of the file in bytes.
         :param prefix: ``UploadSubDir``, without slashes around it.
+        :returns: what guesses: that costs more than the refusal, and is for the log only.
         """
-        said = request.said
+        said, verifier = request.said, self._verifier
         asked = Asked(request.path, request.args, size, said(b"Content-Type"), said(b"Authorization"))
-        return likely_mistake(asked, prefix, self._verifier)
+        return lambda: likely_mistake(asked, prefix, verifier)
 
     def render_OPTIONS(self, request: Request) -> int:
         limits = self._resumption.limits.announced if self._resumption is not None else {}
@@ -194,9 +196,11 @@ class Outside(Node):
         return Outside(self._prefix, self._files)
 
     def accept_body(self, request: Request, length: int | None) -> Upload:
-        error = nothing_here()
-        mistake = self._files.mistake(request, length or 0, self._prefix) if request.method == b"PUT" else ""
-        raise attrs.evolve(error, detail=f"{error}; {mistake or where_uploads_go(self._prefix)}")
+        error, prefix = nothing_here(), self._prefix
+        mistake: Callable[[], str] = str
+        if request.method == b"PUT":
+            mistake = self._files.mistake(request, length or 0, prefix)
+        raise attrs.evolve(error, detail=lambda: f"{error}; {mistake() or where_uploads_go(prefix)}")
 
     def render_GET(self, request: Request) -> int:
         error = nothing_here()
