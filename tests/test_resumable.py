@@ -112,6 +112,21 @@ def test_a_part_without_room(setting: Setting) -> None:
     assert upload.session.complete
 
 
+def test_pieces_that_never_found_room(setting: Setting) -> None:
+    """What came while a piece waits for room is never taken for that piece when its client goes."""
+    setting.room.found(Space(1 << 30), ())
+    body = os.urandom(12 * CHUNK)
+    upload = setting.create(40 * CHUNK, Part(40 * CHUNK, last=True))
+    setting.room.found(Space(1), ())
+    for start in range(0, len(body), CHUNK):
+        upload.write(body[start : start + CHUNK])
+    upload.abandon()
+    safe = setting.files.read(upload.token).safe
+    data = Path(os.readlink(f"/proc/self/fd/{setting.store.place.nursery}")) / f"{upload.token}.data"
+    assert data.read_bytes() == body[:safe]
+    assert safe == len(body)
+
+
 # Progress
 
 

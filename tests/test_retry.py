@@ -95,7 +95,8 @@ def test_an_error_that_can_not_pass_ends_at_once(number: int) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    "EIO EAGAIN EINTR ENOSPC EDQUOT ESTALE ETIMEDOUT EMFILE ENFILE ENOMEM EBUSY ENOTCONN EHOSTDOWN".split(),
+    "EIO EAGAIN EINTR ENOSPC EDQUOT ESTALE ETIMEDOUT EMFILE ENFILE ENOMEM EBUSY ENOTCONN EHOSTDOWN ESHUTDOWN"
+    " EKEYEXPIRED".split(),
 )
 def test_errors_that_may_pass(name: str) -> None:
     """A full disk, a missing descriptor or a network file system that is gone may come right."""

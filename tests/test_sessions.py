@@ -19,8 +19,9 @@ from hmac_file_server.slots.path import BadPath, SlotPath, slot_path
 from hmac_file_server.stores import kept
 from hmac_file_server.stores import place as place_module
 from hmac_file_server.stores import sessions as sessions_module
-from hmac_file_server.stores.draft import MIME_TYPE, SlotTaken
+from hmac_file_server.stores.draft import MIME_TYPE, Chunks, SlotTaken
 from hmac_file_server.stores.faults import NotDurable
+from hmac_file_server.stores.filesystem import FileSystem
 from hmac_file_server.stores.kept import (
     AlreadyComplete,
     Cancelled,
@@ -623,10 +624,11 @@ def test_bytes_that_could_not_be_written(files: SessionFiles, tmp_path: Path, mo
         return real(file, [chunks[0][:1]])
 
     monkeypatch.setattr(os, "writev", once)
+    chunks: Chunks = [BODY[:4]]
     with pytest.raises(OSError, match="Input/output"):
-        draft.write([BODY[:4]])
+        draft.write(chunks)
     monkeypatch.undo()
-    draft.give_up([BODY[4:7]], Exception("broken off"))
+    draft.give_up([*chunks, BODY[4:7]], Exception("broken off"))
     assert files.read(draft.token).safe == 7
     assert (nursery(tmp_path) / f"{draft.token}.data").read_bytes() == BODY[:7]
 
@@ -641,9 +643,10 @@ def test_bytes_that_can_never_be_written(files: SessionFiles, tmp_path: Path, mo
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(os, "writev", fail)
+    chunks: Chunks = [BODY[3:6]]
     with pytest.raises(OSError, match="Input/output") as raised:
-        draft.write([BODY[3:6]])
-    draft.give_up([BODY[6:]], raised.value)
+        draft.write(chunks)
+    draft.give_up([*chunks, BODY[6:]], raised.value)
     monkeypatch.undo()
     assert files.read(token).safe == 3
     store_part(files, token, BODY[3:], 3, last=True)
@@ -806,6 +809,25 @@ def test_nothing_is_given_back_without_locks(
     assert public(tmp_path).read_bytes() == BODY
 
 
+@pytest.mark.parametrize("how", ["asked", "swept"])
+def test_nothing_is_given_back_where_locks_do_not_tell(
+    files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Where another machine's lock is not seen, neither a sweep nor a question changes what it may be writing to."""
+    files = attrs.evolve(files, place=attrs.evolve(files.place, file_system=FileSystem(False, False)))
+    monkeypatch.setattr(fcntl, "flock", lambda file, how: None)
+    draft = KeptDraft(files, new(), part(10, last=True))
+    draft.write([BODY[:4]])
+    if how == "asked":
+        assert status(files, draft.token).safe == 0
+    else:
+        assert [session.token for session in files.sweep()] == [draft.token]
+    draft.write([BODY[4:]])
+    draft.publish()
+    draft.close()
+    assert public(tmp_path).read_bytes() == BODY
+
+
 # One slot, one session
 
 
@@ -945,13 +967,17 @@ def test_sweep_spares_what_runs(files: SessionFiles, clock: Clock, tmp_path: Pat
 @pytest.mark.parametrize(
     "content", [b"", b"{}", b"junk", b'{"path": 1}', b"[" * 50_000], ids=["empty", "bare", "junk", "typed", "nested"]
 )
-def test_sweep_drops_a_corrupt_record(files: SessionFiles, tmp_path: Path, content: bytes) -> None:
-    """A record that can not be read is no session; it goes, its data goes, and others stay."""
-    good = store_part(files, new(slot_path([b"good", b"a"])), BODY[:4])
+def test_sweep_drops_a_corrupt_record(files: SessionFiles, clock: Clock, tmp_path: Path, content: bytes) -> None:
+    """A record that can not be read is no session; it goes with its data when it would have ended, and others stay."""
     bad = store_part(files, new(), BODY[:4])
     (nursery(tmp_path) / f"{bad}.session").write_bytes(content)
+    clock.now = (nursery(tmp_path) / f"{bad}.session").stat().st_mtime + TIMEOUT - 1
+    good = store_part(files, new(slot_path([b"good", b"a"]), begun=clock.now), BODY[:4])
     with pytest.raises(NoSession):
         files.hold(bad)
+    assert [session.token for session in files.sweep()] == [good]
+    assert {path.stem for path in nursery(tmp_path).iterdir()} == {good, bad}
+    clock.now += 2
     assert [session.token for session in files.sweep()] == [good]
     assert {path.stem for path in nursery(tmp_path).iterdir()} == {good}
 
@@ -974,10 +1000,13 @@ def test_a_record_of_a_newer_daemon(files: SessionFiles, tmp_path: Path) -> None
     assert public(tmp_path).read_bytes() == BODY
 
 
-def test_a_record_that_only_a_newer_daemon_can_read(files: SessionFiles, clock: Clock, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fields", [{"form": 2, "safe": None}, {"digest": {"sha-512": "x"}}], ids=["more", "other"])
+def test_a_record_that_only_a_newer_daemon_can_read(
+    files: SessionFiles, clock: Clock, tmp_path: Path, fields: dict[str, Any]
+) -> None:
     """It is no session here, and is left to whoever wrote it until it would have ended."""
     token = store_part(files, new(), BODY[:4])
-    change(tmp_path, token, form=2, digest={"sha-512": "x"}, safe=None)
+    change(tmp_path, token, **fields)
     clock.now = (nursery(tmp_path) / f"{token}.session").stat().st_mtime
     with pytest.raises(NoSession):
         files.hold(token)

@@ -26,6 +26,7 @@ _MAY_PASS = NO_ROOM | {
     errno.ECONNRESET,
     errno.ECONNABORTED,
     errno.ECONNREFUSED,
+    errno.ESHUTDOWN,
     errno.EHOSTDOWN,
     errno.EHOSTUNREACH,
     errno.ENETDOWN,
@@ -35,6 +36,7 @@ _MAY_PASS = NO_ROOM | {
     errno.ENOLINK,
     errno.ENXIO,
     errno.ENODEV,
+    errno.EKEYEXPIRED,
 }
 _ABOUT_NAMES = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ})
 

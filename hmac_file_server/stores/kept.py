@@ -92,7 +92,6 @@ class KeptDraft(Draft):
         self.session: Session | None = None
         self.part = part
         self.dropped = False
-        self._unwritten: Chunks = []
 
     @property
     def end(self) -> int:
@@ -177,8 +176,6 @@ class KeptDraft(Draft):
         self._write(chunks, 1)
 
     def _write(self, chunks: Chunks, enough: int, source: Source | None = None) -> None:
-        # If this fails and is not tried again, what it leaves in the list comes before all that follows.
-        self._unwritten = chunks
         super().write(chunks, source)
         # A part with a digest counts only when it is whole.
         if self.position - self._saved >= enough and self.part.digest is None:
@@ -243,8 +240,7 @@ class KeptDraft(Draft):
                 self.dropped = True
                 self._files.remove(self.token)
             elif not isinstance(reason, WrongDigest | NotDurable):
-                for left in (self._unwritten, chunks):
-                    super().write(left)
+                super().write(chunks)
                 self.save()
                 os.ftruncate(self._file, self.position)
         except OSError:

@@ -21,7 +21,7 @@ from hmac_file_server.stores.index import enter
 from hmac_file_server.stores.names import Names
 from hmac_file_server.stores.place import FOLDER, Place
 from hmac_file_server.stores.room import Space
-from hmac_file_server.stores.sessions import KEPT
+from hmac_file_server.stores.sessions import KEPT, LEFT_SECONDS
 
 _NO_FILE = {
     errno.ENOENT,
@@ -35,8 +35,6 @@ _NO_FILE = {
 }
 _LEAST = 4096
 """Bytes that fit where anything does."""
-_LEFT_SECONDS = 86400.0
-"""After so long without a byte a draft is nobody's, where locks do not tell."""
 
 
 class NoSuchFile(Exception):
@@ -206,13 +204,14 @@ class LocalStore:
                 content = os.pread(descriptor, status.st_size, 0)
                 if len(content) == status.st_size:
                     file.content = content
-                    file.close()
             else:
                 os.pread(descriptor, 1, 0)  # The access time is written here, if it is, not where others would wait.
-            return file
         except BaseException:
             os.close(descriptor)
             raise
+        if file.content is not None:
+            file.close()
+        return file
 
     def check_writable(self) -> None:
         """Make and drop a file; that there is no room for it is no fault of the store's.
@@ -239,7 +238,7 @@ class LocalStore:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     # On a network's file system another host's lock may not be seen here.
                     locks_tell = self._place.file_system.special
-                    if not locks_tell and os.fstat(descriptor).st_mtime + _LEFT_SECONDS > time.time():
+                    if not locks_tell and os.fstat(descriptor).st_mtime + LEFT_SECONDS > time.time():
                         continue
                     os.unlink(left, dir_fd=self._place.nursery)
                     removed += 1

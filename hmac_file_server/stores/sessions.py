@@ -32,6 +32,8 @@ _TOKEN = re.compile(r"[0-9a-f]{32}\Z")
 _LARGEST_RECORD = 256 << 10
 _MOST_COMPLETE = 4096
 _ORPHANED = 3600.0
+LEFT_SECONDS = 86400.0
+"""After so long without a byte a file is nobody's, where locks do not tell."""
 _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -143,7 +145,7 @@ class SessionFiles:
         :raises NoSession: if there is none.
         """
         session = decode(token, self._read(token)) if is_token(token) else None
-        if session is None or session.begun + self.timeout < self.now():
+        if session is None or self._has_expired(session):
             raise NoSession
         return session
 
@@ -176,19 +178,24 @@ class SessionFiles:
             session = self._read_now(token)  # Again: whoever had the lock before may have gone on with it.
             if not session.complete:
                 session = self._settle(session, data)
-            if session.complete:
-                os.close(data)
-                return session, -1
-            if not os.fstat(data).st_nlink:
-                raise NoSession
-            _trim(data, session.safe)
-            if self.place.fsync:
-                os.fsync(self.place.nursery)
+            if not session.complete:
+                self._go_on(session, data)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.close(data)
             raise
+        if session.complete:
+            os.close(data)
+            return session, -1
         return session, data
+
+    def _go_on(self, session: Session, data: int) -> None:
+        if not os.fstat(data).st_nlink:
+            raise NoSession
+        if self.place.file_system.special:
+            _trim(data, session.safe)
+        if self.place.fsync:
+            os.fsync(self.place.nursery)
 
     def _read_now(self, token: str) -> Session:
         """As :meth:`read`, also where another machine has just replaced the record, and the old one is still named."""
@@ -362,6 +369,8 @@ class SessionFiles:
         if session is not None and session.complete:
             return session
         if session is not None and self._exists(token, DATA):
+            if not self.place.file_system.special and self._is_recent(token):
+                return session  # Another host may be at it, whose lock is not seen here.
             with contextlib.suppress(Held):
                 # It may be complete, with a record that could not follow: the disk was full.
                 session, data = self.hold(token)
@@ -378,16 +387,28 @@ class SessionFiles:
         return None
 
     def _ended(self, token: str) -> bool:
-        """Whether a session without a valid record is not just being made, and not a newer daemon's."""
-        nursery = self.place.nursery
-        times = [0.0]
-        for suffix in KEPT:
-            with contextlib.suppress(FileNotFoundError):
-                times.append(os.stat(_name(token, suffix), dir_fd=nursery, follow_symlinks=False).st_mtime)
+        """Whether a session is over by its record, or has been without one that can be read for long enough."""
         patience = min(_ORPHANED, self.timeout)
-        if self._exists(token, RECORD):
-            patience = self.timeout if _is_newer(token, self._read(token)) else -math.inf
-        return max(times) + patience < self.now()
+        with contextlib.suppress(_NoRecord):
+            session = decode(token, self._read(token))
+            if session is not None:
+                return self._has_expired(session)
+            patience = self.timeout
+        return self._last_change(token, *KEPT) + patience < self.now()
+
+    def _has_expired(self, session: Session) -> bool:
+        return session.begun + self.timeout < self.now()
+
+    def _is_recent(self, token: str) -> bool:
+        return self._last_change(token, DATA) + LEFT_SECONDS > self.now()
+
+    def _last_change(self, token: str, *suffixes: bytes) -> float:
+        times = [0.0]
+        for suffix in suffixes:
+            with contextlib.suppress(FileNotFoundError):
+                there = os.stat(_name(token, suffix), dir_fd=self.place.nursery, follow_symlinks=False)
+                times.append(there.st_mtime)
+        return max(times)
 
     def _exists(self, token: str, suffix: bytes) -> bool:
         try:
@@ -442,14 +463,6 @@ def decode(token: str, data: bytes) -> Session | None:
         return session if _is_sound(session) else None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, BadPath):
         return None
-
-
-def _is_newer(token: str, data: bytes) -> bool:
-    """Whether a record can not be read because it says more than is known here."""
-    try:
-        return decode(token, data) is None and bool(json.loads(data).keys() - _FIELDS)
-    except (ValueError, AttributeError, RecursionError):
-        return False
 
 
 def _is_sound(session: Session) -> bool:

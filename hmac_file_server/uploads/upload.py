@@ -479,7 +479,7 @@ class Upload:
     def _end(self) -> None:
         """Close the draft, then tell: an answer goes out when nothing of a failed upload is left."""
         self._over = True
-        chunks = self._take()
+        chunks = self._writing + self._take()  # What could not be written, if anything, comes first.
         self._let_go()
         outcome = self._outcome
         if outcome is None:
