@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IProtocolFactory, IStreamServerEndpoint
 from twisted.protocols.haproxy import proxyEndpoint
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from hmac_file_server.chain import chain
@@ -155,10 +156,11 @@ class SharedListener(Service):
 
     def startService(self) -> None:
         super().startService()
-        self._endpoint.listen(self._factory).addCallback(self._listens)
-
-    def _listens(self, port: Any) -> None:
-        self._port = port
+        listening: list[Any] = []
+        self._endpoint.listen(self._factory).addBoth(listening.append)
+        if isinstance(listening[0], Failure):
+            listening[0].raiseException()
+        self._port = listening[0]
 
     def stopService(self) -> Deferred[None]:
         super().stopService()

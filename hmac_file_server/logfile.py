@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import errno
 import os
@@ -80,35 +81,37 @@ class LogFile(Stream):
     def __init__(self, path: str, descriptor: int = -1) -> None:
         self.path = path
         self.is_stale = descriptor >= 0
-        if self.is_stale:
-            super().__init__(descriptor)
-        else:
-            self._open()
+        super().__init__(descriptor)
+        if not self.is_stale:
+            self.descriptor = self._open()
 
-    def _open(self) -> None:
+    def _open(self) -> int:
         flags = os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
         try:
             # Not for all to read: whoever has the path of a file may have the file.
-            self.descriptor = os.open(self.path, os.O_WRONLY | flags, 0o640)
+            opened = os.open(self.path, os.O_WRONLY | flags, 0o640)
         except OSError as error:
             if error.errno != errno.ENXIO:
                 raise
             # A FIFO that nobody reads yet.
-            self.descriptor = os.open(self.path, os.O_RDWR | flags & ~os.O_CREAT)
-        self._identity = os.fstat(self.descriptor)
+            opened = os.open(self.path, os.O_RDWR | flags & ~os.O_CREAT)
+        self._identity = os.fstat(opened)
         self._is_torn = stat.S_ISREG(self._identity.st_mode) and _last_byte(self.path) not in (b"\n", b"")
+        return opened
 
     def look(self) -> str:
         if not (self.is_stale or self._is_moved()):
             self.problem = ""
             return ""
-        old = self.descriptor
         try:
-            self._open()
+            opened = self._open()
         except OSError as error:
             problem, self.problem = self.problem, f"LogFile {self.path} can not be opened: {error.strerror}"
             return self.problem if self.problem != problem else ""
-        os.close(old)
+        # The number stays, for it may be on its way to a worker; nor does it matter what the old file says at its end.
+        os.dup2(opened, self.descriptor, inheritable=False)
+        with contextlib.suppress(OSError):
+            os.close(opened)
         self.is_stale, self.problem = False, ""
         return ""
 
@@ -221,8 +224,9 @@ class LogWriter:
     def _wake(self) -> None:
         if not self._has_thread:
             try:
-                # A log that nobody reads must not keep the process from ending.
-                threading.Thread(target=self._work, name="log", daemon=True).start()
+                # Not by threading.Thread: its start() waits, for ever if the new thread finds no memory to begin with.
+                # And a log that nobody reads must not keep the process from ending.
+                _thread.start_new_thread(self._work, ())
             except (RuntimeError, MemoryError):
                 return  # The system has none to give: what waits is written with a later line.
             self._has_thread = True
@@ -236,6 +240,7 @@ class LogWriter:
     # In the thread
 
     def _work(self) -> None:
+        threading.current_thread().name = "log"
         while True:
             self._wakeups.get()
             while self._go_on():
@@ -246,8 +251,8 @@ class LogWriter:
     def _go_on(self) -> bool:
         try:
             return self._write_some()
-        except MemoryError:
-            return True  # There may be some after the pause.
+        except (MemoryError, OSError):
+            return True  # It may be better after the pause.
 
     def _write_some(self) -> bool:
         problem = self._stream.look()

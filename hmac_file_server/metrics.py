@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from prometheus_client import (
@@ -17,6 +18,9 @@ from prometheus_client import (
     disable_created_metrics,
 )
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import connectionDone
@@ -33,6 +37,7 @@ _log = Logger()
 _MOST_CONNECTIONS = 64
 _PREFIX = "hmac_file_server"
 _SEVERAL = "PROMETHEUS_MULTIPROC_DIR"
+_READY = (_PREFIX + "_ready", "Whether uploads are taken.")
 _UPLOAD_ERRORS = ("broken_off", "timeout", "storage", "no_room", "conflict", "bug")
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
@@ -67,7 +72,7 @@ class Metrics:
         self.uploads_in_progress = self._gauge("uploads_in_progress", "Uploads that are running.", "livesum")
         self.sessions_kept = self._gauge("sessions_kept", "Uploads that run, or wait to be resumed.", "livemax")
         self.store_free = self._gauge("store_free_bytes", "Bytes that the store has free.", "livemostrecent")
-        self.ready = self._gauge("ready", "Whether uploads are taken.", "livemin")
+        self.ready = Gauge(*_READY, registry=registry, multiprocess_mode="livemin")
         for reason in _UPLOAD_ERRORS:  # A series that begins with its first event hides that from rate().
             self.upload_errors.labels(reason)
 
@@ -94,6 +99,24 @@ class Metrics:
 
     def _counter(self, name: str, text: str, labels: list[str] | None = None) -> Counter:
         return Counter(f"{_PREFIX}_{name}_total", text, labels or [], registry=self.registry)
+
+
+class Together(Collector):
+    """The figures of all workers, added up.
+
+    :param folder: where each worker writes its own down.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        # A worker's file is empty for a moment when it is new.
+        files = [file for file in glob.glob(os.path.join(self._folder, "*.db")) if os.path.getsize(file)]
+        together = list(MultiProcessCollector.merge(files))
+        if not any(metric.name == _READY[0] for metric in together):
+            together.append(GaugeMetricFamily(*_READY, value=0))  # No worker runs.
+        return together
 
 
 class Tally:

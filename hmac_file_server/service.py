@@ -160,7 +160,6 @@ class FileService(MultiService):
     def stopService(self) -> Deferred[None]:
         """Let running requests finish within ShutdownTimeout, then cut what is left."""
         self._looking.stop()
-        self._figures.stop()
         for service in self:
             if isinstance(service, Notifier):
                 service.stopService()
@@ -182,6 +181,7 @@ class FileService(MultiService):
         return idle.addCallback(lambda _: self._stop_rest())
 
     def _stop_rest(self) -> Deferred[None]:
+        self._figures.stop()
         closed: Deferred[None] = MultiService.stopService(self)
         return closed.addCallback(lambda _: self._store.close())
 

@@ -10,7 +10,7 @@ import tempfile
 from typing import Any
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.multiprocess import mark_process_dead
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from hmac_file_server.config import WORKER, Config, ConfigError, fail
 from hmac_file_server.listener import cannot_listen
 from hmac_file_server.logfile import LogWriter
-from hmac_file_server.metrics import MetricsRoot, Ready, describe_process
+from hmac_file_server.metrics import MetricsRoot, Ready, Together, describe_process
 from hmac_file_server.notify import Notifier
 from hmac_file_server.service import check_store, log_status, open_store, say_hello, serve_metrics
 from hmac_file_server.signals import held_back, ignore_stopping
@@ -63,7 +63,7 @@ class WorkersService(MultiService):
         self._looker = Threads(reactor, 1, "looker")
         registry = CollectorRegistry()
         describe_process(registry)
-        MultiProcessCollector(registry, self._figures)
+        registry.register(Together(self._figures))
         ready = Ready(self._why_not_ready, lambda: check_store(self._store, self._looker, reactor))
         serve_metrics(self, config, MetricsRoot(registry, ready), reactor)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import _thread
+import errno
 import fcntl
 import os
 import signal
@@ -111,6 +113,55 @@ def test_opened_anew_when_told(tmp_path: Path) -> None:
     path.unlink()
     log.reopen()
     eventually(path.exists)
+
+
+def test_an_old_file_that_fails_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a network disk says of the old file only when that is closed (close(2)) does not end the log."""
+    path, close = tmp_path / "log", os.close
+    log = log_to(path)
+    log.write("one\n")
+    path.rename(tmp_path / "log.1")
+
+    def fail(descriptor: int) -> None:
+        close(descriptor)
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, "close", fail)
+    log.write("two\n")
+    log.write("three\n")
+    assert path.read_text() == "two\nthree\n"
+
+
+def test_its_descriptor_stays(tmp_path: Path) -> None:
+    """A worker that is being started gets the log's descriptor, also while that is opened anew."""
+    path = tmp_path / "log"
+    log = log_to(path)
+    before = log.fileno()
+    path.rename(tmp_path / "log.1")
+    log.write("two\n")
+    assert log.fileno() == before
+    assert not os.get_inheritable(before)
+    os.write(log.fileno(), b"three\n")
+    assert path.read_text() == "two\nthree\n"
+
+
+def test_a_thread_that_never_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that finds no memory to begin with keeps nobody waiting who logs."""
+    for module in (_thread, threading):
+        for name in ("start_new_thread", "_start_new_thread", "_start_joinable_thread"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, lambda *_, **__: 1)
+
+    def stuck(*_: object) -> None:
+        raise AssertionError("it waits for the thread")
+
+    before = signal.signal(signal.SIGALRM, stuck)
+    try:
+        signal.alarm(30)
+        LogWriter(LogFile(str(tmp_path / "log"))).write("a line\n")
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_file_that_the_parent_could_open(tmp_path: Path) -> None:

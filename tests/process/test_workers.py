@@ -102,6 +102,7 @@ def test_a_worker_that_can_not_be_started_for_a_while(daemon: Daemon) -> None:
         os.kill(pid, signal.SIGKILL)
     eventually(lambda: daemon.log.count("can not be started") >= 2, what="the parent complains")
     assert ready(daemon) == (503, "no worker runs\n")
+    assert "\nhmac_file_server_ready 0.0\n" in figures(daemon)
     resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE))
     eventually(lambda: len(workers(daemon)) == 2, what="both workers run again")
     assert daemon.put("slot/a.bin", b"hello").status == 201
@@ -149,6 +150,41 @@ def ready(daemon: Daemon) -> tuple[int, str]:
     with Wire(daemon.metrics_port) as wire:
         answer = wire.send(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n").answer()
         return answer.status, answer.body.decode()
+
+
+def figures(daemon: Daemon) -> str:
+    """What /metrics answers."""
+    with Wire(daemon.metrics_port) as wire:
+        answer = wire.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").answer()
+        assert answer.status == 200
+        return answer.body.decode()
+
+
+def test_figures_while_uploads_finish(daemon: Daemon) -> None:
+    """Until the last upload has finished, the figures say what is still going on."""
+    with daemon.wire() as wire:
+        wire.send(f"PUT {put_target('slot/a.bin', 10)} HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n".encode())
+        eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == 1)
+        eventually(lambda: daemon.metric("hmac_file_server_ready") == 1)
+        os.kill(daemon.pid, signal.SIGTERM)
+        eventually(lambda: len(workers(daemon)) == 1, what="the other worker ends")
+        eventually(lambda: "\nhmac_file_server_ready 0.0\n" in figures(daemon))
+        assert daemon.metric("hmac_file_server_uploads_in_progress") == 1
+        assert wire.send(b"0123456789").answer().status == 201
+    assert daemon.stop(signal.SIGCONT) in (0, -signal.SIGTERM)
+
+
+def test_a_worker_that_is_being_started(daemon: Daemon) -> None:
+    """Figures of a worker that has not written any yet do not hide those of the others."""
+    [folder] = {
+        line.partition("PROMETHEUS_MULTIPROC_DIR=")[2]
+        for pid in workers(daemon)
+        for line in Path(f"/proc/{pid}/environ").read_text().split("\0")
+        if line.startswith("PROMETHEUS_MULTIPROC_DIR=")
+    }
+    assert daemon.put("slot/a.bin", b"hello").status == 201
+    Path(folder, "counter_4711.db").touch()
+    eventually(lambda: f"\n{UPLOADS} 1.0\n" in figures(daemon))
 
 
 def test_stop_lets_uploads_finish(daemon: Daemon) -> None:
