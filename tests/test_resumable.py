@@ -127,6 +127,24 @@ def test_pieces_that_never_found_room(setting: Setting) -> None:
     assert safe == len(body)
 
 
+@pytest.mark.parametrize(("free", "safe"), [(CHUNK, 9 * CHUNK), (0, None)], ids=["crowded", "full"])
+def test_room_that_others_need(setting: Setting, free: int, safe: int | None) -> None:
+    """An upload that ends because others need the room can be gone on with; on a full disk nothing of it stays."""
+    setting.room.found(Space(1 << 30), ())
+    upload = setting.resumables.create(Slot(PATH, 40 * CHUNK, None), Part(40 * CHUNK, last=True), 6, None, "192.0.2.7")
+    failures: list[Any] = []
+    upload.done.addErrback(failures.append)
+    upload.begin()
+    setting.room.found(Space(free), ())
+    for _ in range(9):
+        upload.write(b"x" * CHUNK)
+    setting.clock.pump([10] * 3)
+    assert not_stored(failures[0]).status == 507
+    assert upload.dropped == (safe is None)
+    if safe is not None:
+        assert setting.files.read(upload.token).safe == safe
+
+
 # Progress
 
 

@@ -14,11 +14,12 @@ from hmac_file_server.slots.path import slot_path
 from hmac_file_server.slots.signature import Slot
 from hmac_file_server.stores.draft import SlotTaken
 from hmac_file_server.stores.local import LocalStore
-from hmac_file_server.stores.room import Room
+from hmac_file_server.stores.room import NoRoom, Room, Space
 from hmac_file_server.uploads.retry import RetryPolicy
 from hmac_file_server.uploads.upload import MEMORY, Broken, Upload, Uploads
 
 CHUNK = 64 << 10
+MIB = 1 << 20
 
 
 class Threads:
@@ -59,7 +60,9 @@ class Setting:
         self.folder = folder
         self.threads = Threads()
         self.store = LocalStore(str(folder))
-        self.uploads = Uploads(self.store, Room(0), self.threads, RetryPolicy(Clock(), 2, 1.0), CHUNK)
+        self.clock = Clock()
+        self.room = Room(0)
+        self.uploads = Uploads(self.store, self.room, self.threads, RetryPolicy(self.clock, 2, 1.0), CHUNK)
 
     def start(self, size: int, name: bytes = b"a.bin") -> tuple[Upload, Client, list[Any]]:
         upload = self.uploads.start(Slot(slot_path([b"slot", name]), size, None))
@@ -217,3 +220,64 @@ def test_begin_asks_the_store_first(setting: Setting) -> None:
     setting.threads.run()
     assert outcome[0].check(SlotTaken)
     assert not ready.called
+
+
+# Room
+
+
+def until_it_waits(setting: Setting, upload: Upload) -> None:
+    """Send so much that the upload needs more room than was kept for it at first."""
+    for _ in range(9):
+        upload.write(b"x" * MIB)
+        setting.threads.run()
+
+
+@pytest.fixture
+def two(setting: Setting) -> list[tuple[Upload, Client, list[Any]]]:
+    """Two uploads, and no room for either but what is kept for them already."""
+    setting.room.found(Space(1 << 40), ())
+    made = [setting.start(40 * MIB, name) for name in (b"a.bin", b"b.bin")]
+    setting.room.found(Space(MIB), ())
+    return made
+
+
+def test_waiting_beside_an_older_one(setting: Setting, two: list[tuple[Upload, Client, list[Any]]]) -> None:
+    """An upload that finds no room waits for some, also beside an older one that only takes its time."""
+    _, (younger, _, outcome) = two
+    until_it_waits(setting, younger)
+    assert outcome == []
+    setting.room.found(Space(1 << 40), ())
+    setting.clock.advance(1)
+    assert setting.threads.waiting
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_giving_way(setting: Setting, two: list[tuple[Upload, Client, list[Any]]], gone: bool) -> None:
+    """Of two uploads that wait for room the younger one ends, unless the older one is ending already."""
+    (older, _, _), (younger, _, outcome) = two
+    until_it_waits(setting, older)
+    if gone:
+        older.abandon()
+        setting.threads.waiting.clear()  # Its end takes its time.
+    until_it_waits(setting, younger)
+    assert len(outcome) == (0 if gone else 1)
+
+
+def test_twins_keep_what_stays_free(setting: Setting) -> None:
+    """Of several uploads of one slot also those that claim nothing write only where there is room."""
+    setting.room.found(Space(1 << 40), ())
+    setting.start(40 * MIB)
+    twin, _, outcome = setting.start(40 * MIB)
+    setting.room.found(Space(MIB), ())
+    twin.write(b"x" * MIB)
+    assert not setting.threads.waiting
+    assert outcome == []
+
+
+def test_a_used_up_quota(setting: Setting) -> None:
+    """While not the smallest file fits, whatever the figures say, no upload begins."""
+    setting.room.found(Space(1 << 40, full=True), ())
+    with pytest.raises(NoRoom):
+        setting.start(10)
+    setting.room.found(Space(1 << 40), ())
+    setting.start(10)

@@ -62,6 +62,13 @@ class NotDurable(OSError):
     """The disk lost data that is no longer at hand to be written again."""
 
 
+class Crowded(OSError):
+    """There is room, and others that run may need it: ENOSPC that passes when they have come to their end."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(errno.ENOSPC, reason)
+
+
 class BadName(Exception):
     """The file system can not hold a file of this name."""
 
@@ -73,6 +80,11 @@ class TooLong(Exception):
 def may_pass(error: BaseException | None) -> bool:
     """Whether the same step can succeed later: the disk may get room, a network file system may come back."""
     return isinstance(error, OSError) and not isinstance(error, NotDurable) and error.errno in _MAY_PASS
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether the disk, or a quota, is full."""
+    return isinstance(error, OSError) and not isinstance(error, Crowded) and error.errno in NO_ROOM
 
 
 def is_lasting(error: BaseException | None) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import attrs
 
 from hmac_file_server.stores.draft import Chunks, Draft, SlotTaken, WrongFile, has_digest
-from hmac_file_server.stores.faults import NO_ROOM, BadName, NotDurable, TooLong
+from hmac_file_server.stores.faults import BadName, NotDurable, TooLong, is_full
 from hmac_file_server.stores.flush import run_alone
 from hmac_file_server.stores.sessions import NoSession, Session, SessionFiles
 from hmac_file_server.stores.splice import Source
@@ -253,7 +253,5 @@ class KeptDraft(Draft):
 
 
 def _is_final(reason: Exception) -> bool:
-    """Whether nobody can go on with the upload; without room it only stands in the way of others."""
-    if isinstance(reason, OSError):
-        return reason.errno in NO_ROOM
-    return isinstance(reason, SlotTaken | WrongFile | Cancelled | BadName | TooLong)
+    """Whether nobody can go on with the upload; on a full disk it only stands in the way of others."""
+    return is_full(reason) or isinstance(reason, SlotTaken | WrongFile | Cancelled | BadName | TooLong)

@@ -102,6 +102,8 @@ class Room:
                 f"{size} bytes do not fit: {self.free} are free, {self._claimed} are claimed by running uploads,"
                 f" {self._min_free} stay free (MinFreeSpace)"
             )
+        if size and self.full:
+            raise NoRoom("nothing fits: a quota is used up, or the file system has no inodes left")
 
     def claim(self, size: int) -> None:
         """Keep room for what comes next. What is not used comes back with the next look.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import time
 from collections.abc import Callable, Sequence
 
@@ -14,7 +15,7 @@ from zope.interface import implementer
 from hmac_file_server.slots.path import SlotPath
 from hmac_file_server.slots.signature import Slot
 from hmac_file_server.stores.draft import Chunks, Condition, Draft
-from hmac_file_server.stores.faults import NO_ROOM
+from hmac_file_server.stores.faults import Crowded, is_full
 from hmac_file_server.stores.local import LocalStore
 from hmac_file_server.stores.room import Away, NoRoom, Room
 from hmac_file_server.stores.sessions import Session
@@ -115,20 +116,26 @@ class Uploads:
         :returns: whether it is kept.
         :raises NoRoom: if they can not fit.
         """
-        if not self._claims(upload):
-            return False
         try:
+            if not self._claims(upload):
+                self._room.check(size)
+                return False
             self._room.claim(size)
         except Away:
             return False
         return True
 
     def gives_way(self, upload: Upload) -> bool:
-        """Whether an upload without room ends, for the sake of one that began before; all that wait would all end."""
-        first = next(
-            (other for other in self.active if other is upload or (other.in_need and self._claims(other))), upload
-        )
-        return first is not upload
+        """Whether an upload that waits for room ends, for the sake of one that began before and waits, too.
+
+        If none did, all would wait until they all end.
+        """
+        older = itertools.takewhile(lambda other: other is not upload, self.active)
+        return any(other.waits_for_room for other in older)
+
+    def lacks_room(self, reason: str) -> OSError:
+        """What an upload fails with, if not tried again, that has met :exc:`NoRoom`."""
+        return OSError(errno.ENOSPC, reason) if self._room.full else Crowded(reason)
 
     def is_in_turn(self, upload: Upload) -> bool:
         """Whether an upload may write. A few of one slot at once may: one of them has lost its client, say."""
@@ -234,6 +241,7 @@ class Upload:
         self._source: Source | None = None
         self._is_readable = False
         self._paused = False
+        self._is_short = False
         self._gathered: Chunks = []
         self._writing: Chunks = []
         self._gathered_size = 0
@@ -416,14 +424,16 @@ class Upload:
             if self._uploads.claim(self, goal - max(draft.claimed, draft.position)):
                 draft.claimed = goal
         except NoRoom as error:
+            self._is_short = True
             if self._uploads.gives_way(self):
                 self._loop.stop()
-            raise OSError(errno.ENOSPC, str(error)) from None
+            raise self._uploads.lacks_room(str(error)) from None
+        self._is_short = False
 
     @property
-    def in_need(self) -> bool:
-        """Whether it has not all the room that it is going to take."""
-        return self._draft.claimed < self._draft.end
+    def waits_for_room(self) -> bool:
+        """Whether it goes on as soon as there is room again."""
+        return self._is_short and not self._over and self._outcome is None
 
     def _run(self, step: Callable[[], None], then: Callable[[], None] = lambda: None) -> None:
         self._running = True
@@ -472,7 +482,7 @@ class Upload:
         self._given_back()
         if self._outcome is None:
             self._outcome = failure
-        if isinstance(failure.value, OSError) and failure.value.errno in NO_ROOM:
+        if is_full(failure.value):
             self._uploads.ran_out()
         self._end()
 
