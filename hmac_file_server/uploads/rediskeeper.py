@@ -6,11 +6,13 @@ for Redis, and without it everything works as with :class:`FileKeeper` alone.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +21,7 @@ import attrs
 import txredisapi
 from twisted.application.service import Service
 from twisted.internet import defer, error
+from twisted.internet._resolver import GAIResolver
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IReactorTime
@@ -26,6 +29,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
 from hmac_file_server.listen import RedisServer
@@ -44,6 +48,7 @@ _TICK = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
 _STEADY = 3.0
 _MOST_AT_ONCE = 256
+_RESOLVERS = 2
 _WAITS_SECONDS = int(2.5 * SWEEP_SECONDS)
 
 _REASONS = {
@@ -376,6 +381,14 @@ class _RedisFactory(Factory):
     noisy = False
 
 
+def _resolve_in_own_threads(reactor: Any) -> None:
+    """Look names up in threads that do not keep the daemon from ending; those of the reactor would be waited for."""
+    pool = ThreadPool(0, _RESOLVERS, "resolver")
+    pool.threadFactory = functools.partial(threading.Thread, daemon=True)  # type: ignore[assignment]
+    pool.start()
+    reactor.installNameResolver(GAIResolver(reactor, lambda: pool))
+
+
 def connector(server: RedisServer, password: str, database: int) -> Callable[[], Deferred[Any]]:
     """Makes connections to a server."""
     from twisted.internet import reactor  # txredisapi knows no other either
@@ -384,6 +397,7 @@ def connector(server: RedisServer, password: str, database: int) -> Callable[[],
     if server.path:
         endpoint = UNIXClientEndpoint(reactor, server.path, REPLY_SECONDS)
     else:
+        _resolve_in_own_threads(reactor)
         endpoint = HostnameEndpoint(reactor, server.host, server.port, REPLY_SECONDS)
     if server.tls:
         from twisted.internet.ssl import optionsForClientTLS

@@ -12,7 +12,8 @@ import attrs
 import pytest
 
 from tests.neighbours.program import Program, find
-from tests.support import Daemon, Wire, eventually, missing, need, put_target
+from tests.support import Daemon, eventually, missing, need, put_target
+from tests.watchdog import never_late
 
 MakeDaemon = Callable[..., Daemon]
 
@@ -55,11 +56,6 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
         made.program.end()
 
 
-def healthy(daemon: Daemon) -> bool:
-    with Wire(daemon.metrics_port) as wire:
-        return wire.send(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").answer().status == 200
-
-
 def test_a_disk_that_hangs(make_daemon: MakeDaemon, disk: Disk) -> None:
     """While uploads, downloads and looks wait for the disk, what needs none is answered; then all end well."""
     daemon = make_daemon(StoreDir=str(disk.folder), MinFreeSpace=0, RetryDelay=0.1).start()
@@ -80,10 +76,10 @@ def test_a_disk_that_hangs(make_daemon: MakeDaemon, disk: Disk) -> None:
         leaves.close()
         small = daemon.wire()
         small.send(f"PUT {put_target('new/b.bin', 5)} HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello".encode())
-        for _ in range(20):
-            assert healthy(daemon)
-            assert daemon.request("PUT", "/upload/none/a.bin?v=00", b"x").status == 403
-            assert daemon.request("OPTIONS", "/upload/none/a.bin").status == 204
+        with never_late(daemon):
+            for _ in range(20):
+                assert daemon.request("PUT", "/upload/none/a.bin?v=00", b"x").status == 403
+                assert daemon.request("OPTIONS", "/upload/none/a.bin").status == 204
         disk.go_on()
         for wire, size in zip(waiting, (1000, 100_000, MIB), strict=True):
             assert wire.answer().body == body[:size]

@@ -19,6 +19,7 @@ from tests.neighbours.program import PATH, Program
 from tests.neighbours.redis import Connection, Redis
 from tests.neighbours.resumable import BODY, Resumable, ask
 from tests.support import DEADLINE, SECRET, Answer, Daemon, Wire, eventually, free_port, need, put_target
+from tests.watchdog import never_late
 
 MakeDaemon = Callable[..., Daemon]
 
@@ -352,7 +353,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_faults(house: House, name: str) -> None:
-    """Uploads before, during and after a fault are stored; figures and the log tell of it; Redis is told anew."""
+    """Uploads before, during and after a fault are stored, and nobody waits; figures tell; Redis is told anew."""
     fault, reason, text = FAULTS[name]
     daemon, redis = house.one, house.redis
     earlier, later = fresh_path(), fresh_path()
@@ -363,7 +364,7 @@ def test_faults(house: House, name: str) -> None:
     before = len(daemon.log)
     # Where it does not take long, the fault is met twice.
     count = errors(daemon, reason) + (1 if reason == "timeout" else 2)
-    with fault(redis):
+    with fault(redis), never_late(daemon):
         eventually(lambda: daemon.metric(UP) == 0 and errors(daemon, reason) >= count, what="the fault is seen")
         assert finish(first).status == 201
         assert (house.store / earlier).read_bytes() == BODY

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import Daemon, Wire, eventually, missing
+from tests.watchdog import never_late
 
 MakeDaemon = Callable[..., Daemon]
 
@@ -96,8 +97,9 @@ def test_reading_goes_on(piped: Callable[..., Piped]) -> None:
     """When the log is read again all lines come that were kept, then how many were not."""
     daemon = piped()
     daemon.start()
-    for _ in range(60):
-        ask_much(daemon)
+    with never_late(daemon):
+        for _ in range(60):
+            ask_much(daemon)
     daemon.read_on()
     eventually(lambda: re.search(rb"\d+ lines of the log are lost", daemon.read), what="lost lines are told of")
     assert daemon.put("slot/after", b"hello").status == 201
