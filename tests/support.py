@@ -244,16 +244,16 @@ class Daemon:
         assert self.process is not None
         if self.process.poll() is not None:
             raise AssertionError(f"the daemon ended with {self.process.returncode}:\n{self.log}")
-        ports = [self.metrics_port] if self.has_metrics else []
         try:
             if self.socket is None:
-                ports.append(self.port)
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
             else:
                 with socket.socket(socket.AF_UNIX) as probe:
                     probe.connect(str(self.socket))
-            for port in ports:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
+            if self.has_metrics:  # Else it listens, and its reactor may not turn yet.
+                with Wire(self.metrics_port) as wire:
+                    wire.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").answer()
+        except (OSError, EOFError):
             return False
         return True
 

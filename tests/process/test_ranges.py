@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 from collections.abc import Iterator
@@ -348,11 +347,3 @@ def test_conditions_on_what_is_not_there(daemon: Daemon) -> None:
     """Without a file there is no condition either: 404."""
     assert daemon.get("slot/none.png", If_None_Match="*").status == 404
     assert daemon.get("slot/none.png", If_Match="*").status == 404
-
-
-def test_put_knows_no_conditions(daemon: Daemon) -> None:
-    """A PUT is what its slot says: conditions and ranges neither let it replace a file nor keep it from one."""
-    body = os.urandom(100)
-    assert daemon.put("slot/put.bin", body, If_Match='"other"', Range="bytes=0-1").status == 201
-    assert daemon.put("slot/put.bin", body[::-1], If_Match="*").status == 409
-    assert daemon.get("slot/put.bin").body == body

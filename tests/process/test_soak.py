@@ -439,7 +439,7 @@ def soak(daemon: Daemon, clients: list[Client], seconds: float) -> None:
 
 def test_mixed_work(make_daemon: MakeDaemon) -> None:
     """After all kinds of work at once: every file and nothing else, flat memory and descriptors, true figures."""
-    daemon = make_daemon(MaxUploadSize=TOO_LARGE, MinFreeSpace=0).start()
+    daemon = make_daemon(MaxUploadSize=TOO_LARGE, MinFreeSpace=0, TrustedProxies=[]).start()
     clients = [Client(daemon, number, large=8 << 20, kept=20, full=False) for number in range(6)]
     soak(daemon, clients, SECONDS)
 
@@ -474,7 +474,7 @@ def test_mixed_work_on_a_disk_that_fills_up(make_daemon: MakeDaemon, filling_dis
     """With a disk that is full again and again: each 201 is a file, each 507 leaves nothing."""
     store = filling_disk / "store"
     daemon = make_daemon(
-        StoreDir=str(store), MaxUploadSize=TOO_LARGE, MinFreeSpace=0, RetryDelay=0.05, MaxRetries=3
+        StoreDir=str(store), MaxUploadSize=TOO_LARGE, MinFreeSpace=0, RetryDelay=0.05, MaxRetries=3, TrustedProxies=[]
     ).start()
     clients = [Client(daemon, number, large=2 << 20, kept=8, full=True) for number in range(4)]
     soak(daemon, clients, SECONDS / 2)
