@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 
+from hmac_file_server.slots.path import slot_path
 from hmac_file_server.slots.signature import Verifier
 from hmac_file_server.stores.local import LocalStore
 from hmac_file_server.stores.room import Room, Space
 from hmac_file_server.uploads.retry import RetryPolicy
 from hmac_file_server.uploads.upload import MEMORY, Uploads
+from hmac_file_server.web import download
 from hmac_file_server.web.limits import Limits
 from hmac_file_server.web.request import DRAIN_BYTES, DRAIN_SECONDS, Request
 from hmac_file_server.web.resource import Files, root
@@ -31,6 +36,8 @@ from tests.support import SECRET, put_target
 
 class Transport(StringTransport):
     """A transport that knows whether it was cut off."""
+
+    aborting = False
 
     def abortConnection(self) -> None:
         self.aborting = True
@@ -405,6 +412,88 @@ def test_memory_of_small_downloads_is_given_back(server: Server, tmp_path: Path)
     assert len(server.serving._hot) == server.serving._hot.bytes == 0
     server.hang_up()
     assert not server.clock.getDelayedCalls()
+
+
+def test_a_file_that_can_not_be_closed(server: Server, tmp_path: Path) -> None:
+    """It keeps no other from being closed: network file systems tell of a failed write only then."""
+    (tmp_path / "a").write_bytes(bytes(100_000))
+    path = slot_path([b"a"])
+    files = [server.store.open(path, 0) for _ in range(3)]
+    os.close(files[0].descriptor)
+    for file in files:
+        server.serving._close(file)
+    server.clock.advance(1)
+    for file in files:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(file.descriptor)
+
+
+@pytest.mark.parametrize("error", [TimeoutError(errno.ETIMEDOUT, "timed out"), ConnectionAbortedError(103, "aborted")])
+def test_a_file_that_fails_as_clients_do(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    """A file of another machine that times out breaks the download off, and the log says so: no client did that."""
+
+    read = os.pread
+
+    def fail(file: int, length: int, offset: int) -> bytes:
+        if length == 100_000:
+            raise error
+        return read(file, length, offset)
+
+    (tmp_path / "a").write_bytes(bytes(100_000))
+    monkeypatch.setattr("hmac_file_server.web.download.os.pread", fail)
+    with capturedLogs() as events:
+        server.send("GET /upload/a HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert server.transport.aborting
+    assert [formatEvent(event) for event in events] == [f"a download can not go on: {error}"]
+
+
+def test_nobody_tells_what_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system has no RWF_NOWAIT every file is taken to be on the disk."""
+    (tmp_path / "a").write_bytes(bytes(100))
+    monkeypatch.delattr(os, "RWF_NOWAIT", raising=False)
+    with (tmp_path / "a").open("rb") as file:
+        assert not download._is_in_memory(file.fileno(), 0, 100)
+        assert not download._is_cached(file.fileno(), 0, 100)
+
+
+@pytest.mark.parametrize(("sent", "kept"), [(1 << 16, True), ((1 << 16) - 1, False)])
+def test_a_client_that_leaves_while_it_is_not_read(server: Server, sent: int, kept: bool) -> None:
+    """At a Unix socket, too: it is waited for if it had sent all before it left, and only then."""
+    server.send(put("a/b", 1 << 16))
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    theirs.sendall(bytes(sent))
+    theirs.close()
+    server.transport.fileno = ours.fileno  # type: ignore[attr-defined]
+    flow = server.channel.requests[0]._flow
+    flow.pauseProducing()
+    flow.pauseProducing()
+    server.clock.advance(1)
+    assert server.transport.aborting != kept
+    if kept:
+        flow.resumeProducing()
+    server.hang_up()
+    assert not server.clock.getDelayedCalls()
+    ours.close()
+
+
+def test_what_follows_a_request_in_crumbs(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a client sends before it has its answer is kept as one piece, and is bounded."""
+    thread: Deferred[None] = Deferred()
+    monkeypatch.setattr(server.serving, "_in_thread", lambda call: thread.addCallback(lambda _: call()))
+    get = "GET /upload/none HTTP/1.1\r\nHost: a\r\n\r\n"
+    server.send(get)
+    for byte in get * 20:
+        assert server.send(byte) == b""
+    assert len(server.channel._dataBuffer) == 1
+    assert server.transport.producerState == "producing"
+    server.send(b"x" * (64 << 10))
+    assert server.transport.producerState == "paused"
+    monkeypatch.setattr(server.serving, "_in_thread", maybeDeferred)
+    thread.callback(None)
+    assert server.transport.value().count(b"HTTP/1.1 404 ") == 21
 
 
 @pytest.mark.parametrize("here", [10, 4], ids=["at once", "in two pieces"])

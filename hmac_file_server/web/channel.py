@@ -321,8 +321,13 @@ class Channel(HTTPChannel):
 
     def rawDataReceived(self, data: bytes) -> None:
         HTTPChannel.rawDataReceived(self, data)
+        if not self._handlingRequest:
+            return
+        # In one piece: of many, each would take more memory than its bytes, and time at every other.
+        waiting = b"".join(self._dataBuffer)
+        self._dataBuffer = [waiting]
         # twisted.web would go on reading what follows a request while the client does not read the answer.
-        if self._handlingRequest and sum(map(len, self._dataBuffer)) > self._optimisticEagerReadSize:
+        if len(waiting) > self._optimisticEagerReadSize:
             self._networkProducer.pauseProducing()
 
     def resumeProducing(self) -> None:

@@ -50,6 +50,10 @@ def send(
     kind(request, file, pieces, in_thread, close).start()
 
 
+class _Left(OSError):
+    """The client has gone."""
+
+
 class _Download:
     def __init__(
         self,
@@ -105,14 +109,11 @@ class _Download:
         self._working = False
         if self._stopped:
             self._close(self._file)
-        elif failure.check(ConnectionError, TimeoutError):
-            self._transport.abortConnection()
-        else:
-            self._fail(str(failure.value))
-
-    def _fail(self, reason: str) -> None:
+            return
+        self._stopped = True
+        if not failure.check(_Left):
+            _log.error("a download can not go on: {reason}", reason=str(failure.value))
         # The headers promised a length: only cutting the connection tells the client that it got less.
-        _log.error("a download can not go on: {reason}", reason=reason)
         self._transport.abortConnection()
 
     def stopProducing(self) -> None:
@@ -172,7 +173,13 @@ class _KernelCopy(_Download):
             self._read(offset, length)
 
     def _send_in_thread(self, offset: int, length: int) -> None:
-        socket, file = duplicate(self._transport), self._file.descriptor
+        file = self._file.descriptor
+        try:
+            socket = duplicate(self._transport)
+        except OSError:
+            # There are no more descriptors: it goes on without.
+            self._read(offset, min(length, _READ))
+            return
 
         def send() -> int:
             try:
@@ -255,11 +262,14 @@ def _sendfile(socket: int, file: int, offset: int, length: int) -> int:
     """Bytes that the socket took.
 
     :raises EOFError: if there is nothing to send.
+    :raises _Left: if there is nobody to send it to.
     """
     try:
         sent = os.sendfile(socket, file, offset, length)
     except BlockingIOError:
         return 0
+    except (ConnectionError, TimeoutError) as error:
+        raise _Left(*error.args) from None
     if not sent:
         raise EOFError(_SHORTER)
     return sent
@@ -272,10 +282,7 @@ def _is_in_memory(file: int, offset: int, length: int) -> bool:
     """
     end = offset + length
     while offset < end:
-        try:
-            read = os.preadv(file, [_scratch[: end - offset]], offset, os.RWF_NOWAIT)
-        except OSError:
-            return False
+        read = _read_at_once(file, _scratch[: end - offset], offset)
         if not read:
             return False
         offset += read
@@ -284,10 +291,15 @@ def _is_in_memory(file: int, offset: int, length: int) -> bool:
 
 def _is_cached(descriptor: int, offset: int, length: int) -> bool:
     """Whether the ends of a range are in memory, so that sending it is not likely to wait for the disk."""
-    byte = bytearray(1)
+    byte = memoryview(bytearray(1))
+    return all(_read_at_once(descriptor, byte, position) for position in (offset, offset + length - 1))
+
+
+def _read_at_once(file: int, into: memoryview, offset: int) -> int:
+    """Bytes that were in memory; 0, too, where the system or the file system does not tell."""
+    if not hasattr(os, "RWF_NOWAIT"):
+        return 0
     try:
-        return all(
-            os.preadv(descriptor, [byte], position, os.RWF_NOWAIT) for position in (offset, offset + length - 1)
-        )
+        return os.preadv(file, [into], offset, os.RWF_NOWAIT)
     except OSError:
-        return False
+        return 0

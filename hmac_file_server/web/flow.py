@@ -114,7 +114,7 @@ class Flow:
         self._transport.bufferSize = min(self._most, share)
 
     def _check_later(self) -> None:
-        if hasattr(self._transport, "fileno"):
+        if self._check is None and hasattr(self._transport, "fileno"):
             self._check = self._channel.site.reactor.callLater(_HANGUP_CHECK, self._look_for_hangup)
 
     def _stop_check(self) -> None:
@@ -127,7 +127,8 @@ class Flow:
         poll = select.poll()
         poll.register(self._transport.fileno(), select.POLLRDHUP)
         found = poll.poll(0)
-        if found and (found[0][1] & (select.POLLERR | select.POLLHUP) or not self._rest_is_here()):
+        # POLLHUP says nothing more: a Unix socket has it at an orderly end, with all that was sent still to be read.
+        if found and (found[0][1] & select.POLLERR or not self._rest_is_here()):
             self._transport.abortConnection()
         else:
             self._check_later()

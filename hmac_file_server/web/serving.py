@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from typing import Any
@@ -161,7 +162,8 @@ class Serving:
 
         def close() -> None:
             for file in files:
-                file.close()
+                with contextlib.suppress(OSError):
+                    file.close()
 
         self._in_thread(close)
 

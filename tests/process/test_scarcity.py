@@ -104,6 +104,23 @@ def plenty(pid: int, what: str) -> None:
     resource.prlimit(pid, limit, (most, most))
 
 
+def test_a_download_goes_on_without_descriptors(make_daemon: MakeDaemon) -> None:
+    """A download that runs needs no further descriptor: where there is none left it goes on, only slower."""
+    daemon = make_daemon().start()
+    content = os.urandom(48 * MIB)
+    daemon.store.joinpath("large").write_bytes(content)
+    with daemon.wire() as wire:
+        wire.send(b"GET /upload/large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        received = wire.socket.recv(MIB)
+        most = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)[1]
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (3, most))
+        received += wire.rest()
+    plenty(daemon.pid, "descriptors")
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert received.partition(b"\r\n\r\n")[2] == content
+    assert "can not go on" not in daemon.log
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("what", ["descriptors", "memory"])
 def test_a_moment(make_daemon: MakeDaemon, load_on: Callable[[Daemon], Load], what: str, workers: int) -> None:
