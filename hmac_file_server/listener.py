@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 from typing import Any
 
@@ -28,6 +29,7 @@ ENDPOINTS = "https://docs.twisted.org/en/stable/core/howto/endpoints.html"
 
 _PROMETHEUS = 9090
 _UNPRIVILEGED = 1024
+_SCOPE = re.compile(r"(?<=%)[^\]:]+")
 _ROOTS = (
     "only root may listen on a port below 1024: let a proxy listen there, or systemd (with"
     " contrib/systemd/hmac-file-server.socket), or give the unit AmbientCapabilities=CAP_NET_BIND_SERVICE"
@@ -93,6 +95,10 @@ def cannot_listen(config: Config, key: str, listen: Listen, error: Exception) ->
     system = getattr(error, "socketError", error)
     number = system.errno if isinstance(system, OSError) else None
     reason = os.strerror(number) if number else str(system)
+    scope = _SCOPE.search(listen.given)
+    if isinstance(system, socket.gaierror) and scope:
+        reason = f"there is no interface {scope[0]} (ip link lists them)"
+        return NotYet(config.problem(key, listen.given, reason))
     port = getattr(error, "port", None) or (listen.bind[1] if listen.bind else None)
     if isinstance(port, int):
         reason = _about_port(config, key, listen, port, number, reason)

@@ -119,6 +119,7 @@ class FileService(MultiService):
         self._listener = Listener(config, "ListenPort", config.listen, self._site, reactor)
         self._listener.setServiceParent(self)
         ready = Ready(lambda: "stopping" if self._site.draining else "", self._check_store)
+        self._store_check = StoreCheck(self._store, self._looker, reactor)
         serve_metrics(self, config, MetricsRoot(metrics.registry, ready), reactor)
         # The last to start: by then all listen.
         Notifier(reactor, os.environ, self._status).setServiceParent(self)
@@ -126,7 +127,7 @@ class FileService(MultiService):
     def _check_store(self) -> Deferred[None]:
         if self._room.away:
             return fail(Unusable(self._room.away))
-        return check_store(self._store, self._looker, self._reactor)
+        return self._store_check.ask()
 
     def _make_keeper(self) -> FileKeeper | RedisKeeper:
         config, timeout = self._config, self._config.session_timeout
@@ -239,10 +240,29 @@ def open_store(config: Config) -> LocalStore:
         raise NotYet(config.problem("StoreDir", config.store_dir, reason)) from None
 
 
-def check_store(store: LocalStore, looker: Threads, clock: IReactorTime) -> Deferred[None]:
-    """Fires when a file could be made in the store; fails when none can, or the disk takes too long to say so."""
-    late = Failure(Unusable("the disk does not answer"))
-    return looker.run(store.check_writable).addTimeout(_READY_SECONDS, clock, lambda *_: late)
+class StoreCheck:
+    """Asks whether a file could be made in the store. Until the disk has answered it is asked nothing more."""
+
+    def __init__(self, store: LocalStore, looker: Threads, clock: IReactorTime) -> None:
+        self._store, self._looker, self._clock = store, looker, clock
+        self._is_asked = False
+        self._waiting: list[Deferred[None]] = []
+
+    def ask(self) -> Deferred[None]:
+        """Fires when one could; fails when none can, or the disk takes too long to say so."""
+        answer: Deferred[None] = Deferred(self._waiting.remove)
+        self._waiting.append(answer)
+        if not self._is_asked:
+            self._is_asked = True
+            self._looker.run(self._store.check_writable).addBoth(self._answered)
+        late = Failure(Unusable("the disk does not answer"))
+        return answer.addTimeout(_READY_SECONDS, self._clock, lambda *_: late)
+
+    def _answered(self, result: Any) -> None:
+        self._is_asked = False
+        for answer in self._waiting[:]:
+            self._waiting.remove(answer)
+            answer.callback(result)
 
 
 def serve_metrics(parent: MultiService, config: Config, root: MetricsRoot, reactor: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import socket
@@ -20,14 +21,15 @@ from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from hmac_file_server.config import WORKER, Config, ConfigError, fail
+from hmac_file_server.config import WORKER, Config, ConfigError, NotYet, fail
 from hmac_file_server.listener import cannot_listen
 from hmac_file_server.logfile import LogWriter
 from hmac_file_server.metrics import MetricsRoot, Ready, Together, describe_process
 from hmac_file_server.notify import Notifier
-from hmac_file_server.service import check_store, log_status, open_store, say_hello, serve_metrics
+from hmac_file_server.service import StoreCheck, log_status, open_store, say_hello, serve_metrics
 from hmac_file_server.signals import held_back, ignore_stopping
 from hmac_file_server.sockets import UnixSocket, tcp_sockets
+from hmac_file_server.stores.faults import user
 from hmac_file_server.threads import Threads
 
 _log = Logger()
@@ -54,17 +56,18 @@ class WorkersService(MultiService):
             raise ConfigError(config.problem("ListenPort", config.listen.given, reason))
         self._config, self._path, self._reactor, self._out = config, path, reactor, out
         self._store = open_store(config)
-        self._figures = tempfile.mkdtemp(prefix="hmac-file-server-")
+        self._figures = _make_folder(config)
         self._workers: list[Worker] = []
         self._sockets: list[socket.socket] = []
         self._unix: UnixSocket | None = None
         self._shared: Any = None
         self._draining = False
-        self._looker = Threads(reactor, 1, "looker")
+        self._notifier = Notifier(reactor, os.environ, self._status)
         registry = CollectorRegistry()
         describe_process(registry)
         registry.register(Together(self._figures))
-        ready = Ready(self._why_not_ready, lambda: check_store(self._store, self._looker, reactor))
+        store_check = StoreCheck(self._store, Threads(reactor, 1, "looker"), reactor)
+        ready = Ready(self._why_not_ready, store_check.ask)
         serve_metrics(self, config, MetricsRoot(registry, ready), reactor)
 
     def startService(self) -> None:
@@ -73,7 +76,8 @@ class WorkersService(MultiService):
             worker = Worker(self, len(self._workers) + 1, descriptor)
             self._workers.append(worker)
             worker.setServiceParent(self)
-        Notifier(self._reactor, os.environ, self._status).setServiceParent(self)
+        # The last to start: by then all listen.
+        self._notifier.setServiceParent(self)
         super().startService()
         say_hello(self._config)
 
@@ -122,6 +126,7 @@ class WorkersService(MultiService):
     def stopService(self) -> Deferred[None]:
         """Let all workers finish what runs within ShutdownTimeout."""
         self._draining = True
+        self._notifier.stopService()
         ignore_stopping()
         ended = DeferredList([self._stop_listening(), *(worker.stopService() for worker in self._workers)])
         return ended.addCallback(lambda _: self._close())
@@ -169,6 +174,20 @@ class WorkersService(MultiService):
     def ended(self, pid: int) -> None:
         """Forget the gauges of a process that is gone; its counters go on to count."""
         mark_process_dead(pid, self._figures)
+
+
+def _make_folder(config: Config) -> str:
+    """A folder for the workers' figures, which goes with the process.
+
+    :raises ConfigError: if there is no place for one.
+    """
+    try:
+        folder = tempfile.mkdtemp(prefix="hmac-file-server-")
+    except OSError as error:
+        reason = f"they need a temporary folder for their figures: {error.strerror}; let TMPDIR name one that {user()}"
+        raise NotYet(config.problem("Workers", config.workers, f"{reason} can write to")) from None
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 class Worker(Service, ProcessProtocol):

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 
 from hmac_file_server import __version__
 from hmac_file_server.metrics import Metrics, MetricsRoot, MetricsSite, Ready
-from hmac_file_server.service import check_store
+from hmac_file_server.service import StoreCheck
 from tests.support import Daemon, need
 
 
@@ -44,6 +44,21 @@ class Scraper:
         status, _, body = self.answer()
         assert status == 200
         return body
+
+
+class Disk:
+    """A disk that does not answer of itself."""
+
+    check_writable = None
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.asked: list[Deferred[None]] = []
+        self.check = StoreCheck(self, self, self.clock)  # type: ignore[arg-type]  # nothing else of them is asked for
+
+    def run(self, function: object) -> Deferred[None]:
+        self.asked.append(Deferred())
+        return self.asked[-1]
 
 
 def test_counts_are_exposed() -> None:
@@ -179,19 +194,31 @@ def test_bodies_are_not_taken() -> None:
 def test_not_ready_while_the_disk_hangs() -> None:
     """A disk that does not answer is no reason not to."""
 
-    class Hung:
-        def run(self, function: object) -> Deferred[None]:
-            return Deferred()
-
-    class Store:
-        check_writable = None
-
-    clock = Clock()
-    store = check_store(Store(), Hung(), clock)  # type: ignore[arg-type]  # nothing else of them is asked for
-    scraper = Scraper(store=store)
+    disk = Disk()
+    scraper = Scraper(store=disk.check.ask())
     scraper.ask("/readyz")
-    clock.advance(60)
+    disk.clock.advance(60)
     assert scraper.answer()[::2] == (503, "store: the disk does not answer\n")
+
+
+def test_a_disk_that_hangs_is_asked_once() -> None:
+    """However often /readyz is asked for meanwhile, a disk that does not answer is asked once, and then anew."""
+    disk = Disk()
+    for _ in range(50):
+        scraper = Scraper(store=disk.check.ask())
+        scraper.ask("/readyz")
+        disk.clock.advance(60)
+        assert scraper.answer()[::2] == (503, "store: the disk does not answer\n")
+    last = Scraper(store=disk.check.ask())
+    last.ask("/readyz")
+    [asked] = disk.asked
+    asked.callback(None)
+    assert last.answer()[::2] == (200, "ready\n")
+    again = Scraper(store=disk.check.ask())
+    again.ask("/readyz")
+    [_, asked] = disk.asked
+    asked.errback(OSError("gone"))
+    assert again.answer()[::2] == (503, "store: gone\n")
 
 
 def test_exposition_is_flawless(daemon: Daemon) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.process.test_stop import begin_upload
 from tests.support import Daemon, eventually, free_port, need, v
 
 UNIT = Path(__file__).parents[2] / "contrib/systemd/hmac-file-server.service"
@@ -34,6 +36,19 @@ def test_readiness_watchdog_and_stopping(make_daemon: Callable[..., Daemon], man
     assert all(re.match(rb"STATUS=\d+ uploads running.*\nWATCHDOG=1\Z", line) for line in told[1:])
     assert daemon.stop() == -signal.SIGTERM
     eventually(lambda: manager.recv(4096).startswith(b"STOPPING=1"))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_stopping_while_uploads_finish(
+    make_daemon: Callable[..., Daemon], manager: socket.socket, workers: int
+) -> None:
+    """systemd hears at once that the daemon stops, and not only when the last upload has finished."""
+    daemon = make_daemon(environment={"NOTIFY_SOCKET": manager.getsockname()}, Workers=workers, ShutdownTimeout=600)
+    with begin_upload(daemon.start(), "slot/a.bin", b"hello") as wire:
+        os.kill(daemon.pid, signal.SIGTERM)
+        eventually(lambda: manager.recv(4096).startswith(b"STOPPING=1"))
+        assert wire.send(b"o").answer().status == 201
+    assert daemon.stop(signal.SIGCONT) == -signal.SIGTERM
 
 
 def test_no_readiness_for_a_failed_start(make_daemon: Callable[..., Daemon], manager: socket.socket) -> None:
