@@ -68,13 +68,12 @@ UNIX = {
 
 BUFFERING = {
     "HAProxy that buffers": Setup(
-        "haproxy", HAProxy, (("    option forwardfor\n", "    option forwardfor\n    option http-buffer-request\n"),)
+        HAProxy, (("    option forwardfor\n", "    option forwardfor\n    option http-buffer-request\n"),)
     ),
     "Caddy that buffers": Setup(
-        "caddy", Caddy, (("\t\ttransport http", "\t\tbuffer_requests\n\t\tmax_buffer_size 1GB\n\t\ttransport http"),)
+        Caddy, (("\t\ttransport http", "\t\tbuffer_requests\n\t\tmax_buffer_size 1GB\n\t\ttransport http"),)
     ),
     "Apache that buffers": Setup(
-        "apache2",
         Apache,
         (
             ("<VirtualHost", "LoadModule buffer_module /usr/lib/apache2/modules/mod_buffer.so\n<VirtualHost"),
