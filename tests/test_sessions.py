@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from hmac_file_server.stores import kept
 from hmac_file_server.stores import place as place_module
 from hmac_file_server.stores import sessions as sessions_module
 from hmac_file_server.stores.draft import MIME_TYPE, Chunks, SlotTaken
-from hmac_file_server.stores.faults import NotDurable
+from hmac_file_server.stores.faults import NotDurable, TooLong
 from hmac_file_server.stores.filesystem import FileSystem
 from hmac_file_server.stores.kept import (
     AlreadyComplete,
@@ -33,6 +34,7 @@ from hmac_file_server.stores.kept import (
     WrongOffset,
 )
 from hmac_file_server.stores.local import LocalStore
+from hmac_file_server.stores.place import Place
 from hmac_file_server.stores.sessions import (
     Held,
     NoSession,
@@ -371,6 +373,14 @@ def test_a_beginning_that_does_not_fit(files: SessionFiles, tmp_path: Path, wron
     assert left(tmp_path) == set()
 
 
+def test_a_file_that_becomes_too_long(files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upload of which a small part comes first is refused before that, if the file system takes none so long."""
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (1 << 21, resource.RLIM_INFINITY))
+    with pytest.raises(TooLong):
+        KeptDraft(files, new(length=(1 << 21) + 1), part(10)).begin()
+    assert left(tmp_path) == set()
+
+
 def test_what_was_not_safe_is_forgotten(files: SessionFiles, tmp_path: Path) -> None:
     """After a crash the file goes on where it was last known to be safe, whatever else had been written."""
     token = store_part(files, new(), BODY[:4])
@@ -393,6 +403,19 @@ def test_lost_bytes(files: SessionFiles, tmp_path: Path) -> None:
         KeptDraft(files, token, part(6, 4, last=True)).begin()
     assert left(tmp_path) == set()
     assert not public(tmp_path).exists()
+
+
+def test_bytes_that_are_not_seen_yet(files: SessionFiles, tmp_path: Path) -> None:
+    """Where another machine may have written what is missing here, a session is not given up, but asked for later."""
+    files = attrs.evolve(files, place=attrs.evolve(files.place, file_system=FileSystem(False, False)))
+    token = store_part(files, new(), BODY[:4])
+    data = nursery(tmp_path) / f"{token}.data"
+    os.truncate(data, 3)
+    with pytest.raises(Held):
+        KeptDraft(files, token, part(6, 4, last=True)).begin()
+    data.write_bytes(BODY[:4])
+    store_part(files, token, BODY[4:], 4, last=True)
+    assert public(tmp_path).read_bytes() == BODY
 
 
 def test_lost_data(files: SessionFiles, tmp_path: Path) -> None:
@@ -430,17 +453,30 @@ def test_killed_between_the_name_and_the_record(
 
 
 def test_a_second_name_elsewhere(files: SessionFiles, tmp_path: Path) -> None:
-    """Data that somebody else has a name for is not gone on with, for that would change theirs."""
-    token = store_part(files, new(), BODY[:4])
+    """Whole data that somebody has another name for, as who moves a public file, is not gone on with: it is theirs."""
+    token = store_part(files, new(), BODY)
     copy = tmp_path / "store/backup"
     os.link(nursery(tmp_path) / f"{token}.data", copy)
     public(tmp_path).parent.mkdir()
     public(tmp_path).write_bytes(BODY)
     with pytest.raises(NoSession):
-        KeptDraft(files, token, part(6, 4, last=True)).begin()
-    assert copy.read_bytes() == BODY[:4]
+        KeptDraft(files, token, part(0, 10, last=True)).begin()
+    assert copy.read_bytes() == BODY
     assert public(tmp_path).read_bytes() == BODY
     assert left(tmp_path) == set()
+
+
+def test_a_backup_by_hard_links(files: SessionFiles, tmp_path: Path) -> None:
+    """A backup that links each file of the store takes no upload from anybody."""
+    tokens = [store_part(files, new(slot_path([name, b"a"])), BODY[:4]) for name in (b"one", b"two")]
+    for token in tokens:
+        os.link(nursery(tmp_path) / f"{token}.data", tmp_path / token)
+    assert {session.token for session in files.sweep()} == set(tokens)
+    store_part(files, tokens[0], BODY[4:], 4, last=True)
+    assert (tmp_path / "store/one/a").read_bytes() == BODY
+    store_part(files, new(slot_path([b"two", b"a"])), BODY[:2])
+    with pytest.raises(NoSession):
+        files.read(tokens[1])
 
 
 def test_the_record_could_not_follow(files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -902,6 +938,29 @@ def test_a_beginning_does_not_list_the_folder(
             files.read(token)
 
 
+def test_a_beginning_while_all_are_counted(files: SessionFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session whose file is made just after the folder was listed is known."""
+    real, session = Place.create, new()
+
+    def create(self: Place, name: bytes, flags: int, mode: int) -> int:
+        files.count()
+        return real(self, name, flags, mode)
+
+    monkeypatch.setattr(Place, "create", create)
+    os.close(files.make(session))
+    assert files.place.index.find(session.token[:8]) == [session.token]
+
+
+def test_what_another_daemon_began_after_the_count(store: LocalStore, files: SessionFiles, tmp_path: Path) -> None:
+    """What another process leaves that was there at the last count, and has gone since, is known."""
+    with contextlib.closing(LocalStore(str(tmp_path / "store"))) as other:
+        files.count()
+        theirs = store_part(SessionFiles(other.place, TIMEOUT, files.now), new(), BODY[:4])
+    store_part(files, new(), BODY[:6])
+    with pytest.raises(NoSession):
+        files.read(theirs)
+
+
 def test_a_slot_that_is_in_use(files: SessionFiles) -> None:
     """An upload does not begin while another one of its slot has not let go."""
     session = new()
@@ -1077,6 +1136,7 @@ def test_a_lock_that_fails_once(files: SessionFiles, tmp_path: Path, monkeypatch
         with pytest.raises(OSError, match="Too many"):
             draft.begin()
     assert left(tmp_path) == set()
+    assert files.place.index.find(draft.token[:8]) == []
     draft.write([BODY])
     draft.publish()
     draft.close()

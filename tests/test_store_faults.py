@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ import attrs
 import pytest
 
 from hmac_file_server.slots.path import SlotPath, slot_path
-from hmac_file_server.stores.draft import Draft
+from hmac_file_server.stores.draft import Chunks, Draft
 from hmac_file_server.stores.faults import NotDurable, may_pass
+from hmac_file_server.stores.filesystem import FileSystem
 from hmac_file_server.stores.folders import Folders
 from hmac_file_server.stores.local import LocalStore, Unusable
+from hmac_file_server.stores.sessions import Session, SessionFiles, new_token
 from tests.support import missing
 
 A, B = slot_path([b"u", b"a", b"file"]), slot_path([b"u", b"b", b"file"])
@@ -35,8 +38,14 @@ def written(store: LocalStore, path: Any, body: bytes) -> Draft:
     return draft
 
 
-def failing_once(monkeypatch: pytest.MonkeyPatch, name: str, fails: Callable[..., bool], after: bool = False) -> None:
-    """Let a call of ``os`` fail with EIO, the first time that it is made on something."""
+def failing_once(
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    fails: Callable[..., bool],
+    after: bool = False,
+    number: int = errno.EIO,
+) -> None:
+    """Let a call of ``os`` fail, the first time that it is made on something."""
     real, done = getattr(os, name), []
 
     def call(*args: Any, **named: Any) -> Any:
@@ -44,7 +53,7 @@ def failing_once(monkeypatch: pytest.MonkeyPatch, name: str, fails: Callable[...
             done.append(True)
             if after:
                 real(*args, **named)
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise OSError(number, os.strerror(number))
         return real(*args, **named)
 
     monkeypatch.setattr(os, name, call)
@@ -71,15 +80,142 @@ def test_close_fails(store: LocalStore, tmp_path: Path, monkeypatch: pytest.Monk
     assert (tmp_path / "store/u/b/file").read_bytes() == b"BBBBB"
 
 
+def reused_once(monkeypatch: pytest.MonkeyPatch, path: Path) -> list[int]:
+    """Let the first close of a file fail, and its number at once be somebody else's; gets that number."""
+    inode, other = path.stat().st_ino, os.open(path.parent, os.O_RDONLY)
+    real, numbers = os.close, []
+
+    def close(descriptor: int) -> None:
+        fails = not numbers and os.fstat(descriptor).st_ino == inode
+        real(descriptor)
+        if fails:
+            numbers.append(os.dup2(other, descriptor))
+            real(other)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "close", close)
+    return numbers
+
+
+def test_close_fails_after_reading(store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small file whose close fails when it has been read is closed once."""
+    draft = written(store, A, b"AAAAA")
+    draft.publish()
+    draft.close()
+    numbers = reused_once(monkeypatch, tmp_path / "store/u/a/file")
+    with pytest.raises(OSError, match="error"):
+        store.open(A, preload=10)
+    os.close(numbers[0])
+
+
+def test_close_fails_of_a_complete_session(store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data whose close fails when it turns out to be public is closed once."""
+    files = SessionFiles(store.place, 3600.0)
+    now = time.time()
+    session = Session(new_token(A), A, 5, None, 6, None, "", begun=now, touched=now)
+    data = files.make(session)
+    os.write(data, b"AAAAA")
+    files.write(session)
+    os.close(data)
+    (tmp_path / "store/u/a").mkdir(parents=True)
+    os.link(tmp_path / f"store/.hmac-file-server/{session.token}.data", tmp_path / "store/u/a/file")
+    numbers = reused_once(monkeypatch, tmp_path / "store/u/a/file")
+    with pytest.raises(OSError, match="error"):
+        files.hold(session.token)
+    os.close(numbers[0])
+
+
 def test_close_tells_what_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without Fsync an error that the file system tells at close alone fails the upload, before it is public."""
     store = LocalStore(str(tmp_path / "store"), fsync=False)
     draft = written(store, A, b"AAAAA")
     failing_once(monkeypatch, "close", lambda descriptor: stat.S_ISREG(os.fstat(descriptor).st_mode), after=True)
-    with pytest.raises(OSError, match="error"):
+    with pytest.raises(NotDurable):  # Which is told once: no later try would be told of it.
         draft.publish()
     assert not (tmp_path / "store/u").exists()
     draft.close()
+
+
+def network(store: LocalStore) -> None:
+    """Take the store's file system for one of which little is known."""
+    store._place = attrs.evolve(store._place, anonymous=False, file_system=FileSystem(False, False))
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_a_late_error_of_a_write(store: LocalStore, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """On a network's file system a write may tell of bytes that were taken before, and no later try would."""
+    network(store)
+    draft = store.draft(A, 100_000, None)
+    draft.write([b"A" * 50_000])
+    failing_once(monkeypatch, "writev", lambda *_: True, number=number)
+    with pytest.raises(NotDurable) as failed:
+        draft.write([b"A" * 50_000])
+    assert failed.value.errno == number
+    draft.close()
+    assert os.listdir(store.place.nursery) == []
+
+
+def test_a_late_error_of_a_small_file(store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small file of which bytes may be lost is written anew, all of it."""
+    network(store)
+    draft = store.draft(B, 5, None)
+    draft.write([b"AAA"])
+    os.ftruncate(draft._opened, 0)  # They are lost.
+    failing_once(monkeypatch, "writev", lambda *_: True)
+    chunks: Chunks = [b"BB"]
+    with pytest.raises(OSError, match="error") as failed:
+        draft.write(chunks)
+    assert may_pass(failed.value)
+    draft.write(chunks)
+    draft.publish()
+    draft.close()
+    assert (tmp_path / "store/u/b/file").read_bytes() == b"AAABB"
+
+
+def test_room_of_a_file_that_was_dropped(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was reserved for a file that could not be made is owed again."""
+    draft = store.draft(A, 2 << 20, b"image/jpeg")
+    draft.claimed = 2 << 20
+    failing_once(monkeypatch, "setxattr", lambda *_: True)
+    with pytest.raises(OSError, match="error"):
+        draft.begin()
+    assert draft.owed == 2 << 20
+    draft.close()
+
+
+def test_folders_that_are_made_are_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folders that the store makes, at its start or later, survive a power loss."""
+    flushed: set[int] = set()
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (flushed.add(os.fstat(file).st_ino), real(file)))
+    store = LocalStore(str(tmp_path / "a/b/store"))
+    assert {(tmp_path / name).stat().st_ino for name in (".", "a", "a/b", "a/b/store")} <= flushed
+    flushed.clear()
+    shutil.rmtree(tmp_path / "a/b/store")
+    store.look()
+    assert {(tmp_path / name).stat().st_ino for name in ("a/b", "a/b/store")} <= flushed
+    flushed.clear()
+    LocalStore(str(tmp_path / "c/store"), fsync=False)
+    assert not flushed
+
+
+def test_a_mount_of_the_same_file_system(store: LocalStore, tmp_path: Path) -> None:
+    """Once a file could not be published across mounts, later ones are refused before their body."""
+    (tmp_path / "store/u").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    if os.geteuid() != 0 or subprocess.call(["mount", "--bind", tmp_path / "elsewhere", tmp_path / "store/u"]):
+        missing("a folder can not be mounted")
+    try:
+        draft = written(store, A, b"AAAAA")
+        with pytest.raises(OSError, match="cross-device"):
+            draft.publish()
+        draft.close()
+        later = store.draft(B, 5, None)
+        with pytest.raises(OSError, match="cross-device"):
+            later.begin()
+        later.close()
+    finally:
+        subprocess.check_call(["umount", tmp_path / "store/u"])
 
 
 def test_parent_is_removed_by_another_upload(

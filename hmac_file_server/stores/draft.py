@@ -167,6 +167,7 @@ class Draft:
             try:
                 written = os.writev(file, chunks[:_VECTORS])
             except OSError as error:
+                self._doubt(error, chunks)
                 raise self._not_written(error) from None
             self._written += written
             while chunks and written >= len(chunks[0]):
@@ -178,6 +179,27 @@ class Draft:
                 if self._kept is not None:
                     self._kept.append(chunks[0][:written])
                 chunks[0] = chunks[0][written:]
+
+    def _doubt(self, error: OSError, chunks: Chunks) -> None:
+        """What a network's file system says of a write may be about bytes that it had taken before: write them again.
+
+        :raises NotDurable: if they are not at hand any more.
+        """
+        if not self._written or self._place.file_system.special:
+            return
+        chunks[:0] = self._start_over(at(error, self._place.nursery))
+
+    def _start_over(self, error: OSError) -> Chunks:
+        """Drop the file, whose bytes may be lost.
+
+        :returns: the bytes.
+        :raises NotDurable: if they are not at hand any more.
+        """
+        if self._kept is None:
+            raise NotDurable(error.errno, error.strerror, error.filename) from error
+        self.close()
+        kept, self._kept, self._written = self._kept, [], 0
+        return kept
 
     def _not_written(self, error: OSError) -> Exception:
         if error.errno == errno.EFBIG:
@@ -222,7 +244,11 @@ class Draft:
         if self._place.fsync:
             yield from self._flush(self._file)
         else:
-            os.close(os.dup(self._file))  # Some file systems tell only when a file is closed what they lost.
+            again = os.dup(self._file)
+            try:
+                os.close(again)
+            except OSError as error:  # Some file systems tell only when a file is closed what they lost, and once.
+                raise NotDurable(error.errno, error.strerror) from error
         for _ in range(_TRIES):
             folders = self._folders(make=True)
             try:
@@ -281,17 +307,20 @@ class Draft:
             self._prepare(file)
         except BaseException:
             os.close(file)
+            self._reserved = 0
             self._unlink_name()
             raise
         return file
 
     def _prepare(self, file: int) -> None:
         """Keep the first room, and keep the type with the file."""
-        if self.end > _RESERVE_ABOVE:
+        whole = max(self.end, self._size)
+        if whole > _RESERVE_ABOVE:
             try:
-                check_length(file, self.end)
+                check_length(file, whole)
             except OSError as error:
                 raise self._not_written(error) from None
+        if self.end > _RESERVE_ABOVE:
             self._reserve(file)
             if self._place.flusher is not None and not self._is_large:
                 self._place.flusher.large(1)
@@ -315,11 +344,7 @@ class Draft:
         except OSError as error:
             # Linux counts the pages as clean after a failed fsync: the next one would succeed and prove
             # nothing. Only writing the data again, to a new file, does.
-            if self._kept is None:
-                raise NotDurable(error.errno, error.strerror) from error
-            self.close()
-            self._lost, self._kept = self._kept, []
-            self._written = 0
+            self._lost = self._start_over(error)
             raise
 
     def _folders(self, make: bool = False) -> Folders:
@@ -357,6 +382,7 @@ class Draft:
             self._place.mend()
             return False
         except OSError as error:
+            self._place.is_split |= error.errno == errno.EXDEV
             raise self._name_or(at(error, folders.innermost)) from None
         if self._place.flusher is not None:
             try:
@@ -442,7 +468,7 @@ class Draft:
                 if there.st_size != self._size or not stat.S_ISREG(there.st_mode):
                     raise SlotTaken
                 return
-            if not _is_open(folders.innermost, self._place.nursery):
+            if self._place.is_split or not _is_open(folders.innermost, self._place.nursery):
                 try_out(self._place, self._path.segments[: folders.depth])
         finally:
             folders.close()

@@ -16,7 +16,7 @@ _LOCK = "hhqqi4x"  # struct flock of fcntl(2)
 class Index:
     """The tokens of uploads that are not complete.
 
-    :ivar is_known: whether it has those that were there at the start.
+    :ivar is_known: whether it has all that there are, as long as no other process works there.
     """
 
     def __init__(self) -> None:
@@ -46,10 +46,11 @@ class Index:
         with self._lock:
             return sorted(self._tokens.get(tag, ()))
 
-    def renew(self, look: Callable[[], Iterable[str]]) -> None:
+    def renew(self, look: Callable[[], Iterable[str]], alone: bool) -> None:
         """Take in what others have done.
 
         :param look: lists the tokens that there are; what is added meanwhile may be missing.
+        :param alone: whether no other process could add any meanwhile.
         """
         with self._renewing:
             with self._lock:
@@ -59,7 +60,7 @@ class Index:
                 self._tokens = {}
                 for token in [*tokens, *self._added]:
                     self._tokens.setdefault(token[:TAG], set()).add(token)
-                self.is_known = True
+                self.is_known = alone
 
 
 def enter(folder: int) -> None:

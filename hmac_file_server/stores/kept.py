@@ -128,6 +128,7 @@ class KeptDraft(Draft):
             self._files.write(session, flush=False)
         except BaseException:
             os.close(file)
+            self._reserved = 0
             self._files.remove(session.token)
             raise
         self._file, self.session = file, session

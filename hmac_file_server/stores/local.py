@@ -88,7 +88,7 @@ class LocalStore:
         self._folder = folder
         self._fsync = fsync
         try:
-            os.makedirs(folder, exist_ok=True)
+            _make(folder, fsync)
             self._place = self._open(make=True)
         except OSError as error:
             raise Unusable(explain(error)) from error
@@ -250,6 +250,22 @@ class LocalStore:
         """Let go of the folder."""
         os.close(self._place.nursery)
         os.close(self._place.root)
+
+
+def _make(folder: str, fsync: bool) -> None:
+    """Make a folder, and what is missing above it; with ``fsync`` they survive a power loss."""
+    changed = []
+    above = os.path.abspath(folder)
+    while not os.path.lexists(above):
+        above = os.path.dirname(above)
+        changed.append(above)
+    os.makedirs(folder, exist_ok=True)
+    for above in changed if fsync else ():
+        descriptor = os.open(above, FOLDER)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _space(figures: os.statvfs_result, kind: FileSystem) -> Space:

@@ -37,6 +37,7 @@ class Place:
     :param file_system: what else can be done with the files there.
     :param names: what they can be called.
     :param index: the sessions that lie there.
+    :param is_split: whether files could not be published in some folder, which looked as if they could.
     :param retired: whether the store has moved on, because another file system was mounted there.
     """
 
@@ -48,6 +49,7 @@ class Place:
     file_system: FileSystem
     names: Names = Names()
     index: Index = attrs.field(factory=Index)
+    is_split: bool = False
     retired: bool = False
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
     _mended: int = attrs.field(default=0, init=False)
@@ -97,6 +99,8 @@ class Place:
                 return
             with contextlib.suppress(FileExistsError):
                 os.mkdir(RESERVED, 0o700, dir_fd=self.root)
+                if self.fsync:
+                    os.fsync(self.root)
             _replace(self.nursery, os.open(RESERVED, FOLDER | os.O_NOFOLLOW, dir_fd=self.root))
             with contextlib.suppress(OSError):
                 enter(self.nursery)
@@ -111,6 +115,8 @@ class Place:
             try:
                 if _same_mount(above, self.root):
                     os.mkdir(os.path.basename(path), dir_fd=above)
+                    if self.fsync:
+                        os.fsync(above)
             finally:
                 os.close(above)
         with contextlib.suppress(OSError):

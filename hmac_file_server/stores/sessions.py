@@ -208,11 +208,14 @@ class SessionFiles:
 
     def _settle(self, session: Session, data: int) -> Session:
         """Find out whether it has its public name already, and its record could not follow; or its bytes are lost."""
-        has_names = os.fstat(data).st_nlink > 1
+        was_public = _was_public(session, data)
         # What another machine has just done to a file, its attributes may not tell here yet.
-        if (has_names or not self.place.file_system.special) and self._is_published(session, data):
+        attributes_tell = self.place.file_system.special
+        if (was_public or not attributes_tell) and self._is_published(session, data):
             return self.finish(session)
-        if has_names or (session.safe and not os.pread(data, 1, session.safe - 1)):
+        if was_public or (session.safe and not os.pread(data, 1, session.safe - 1)):
+            if not attributes_tell:
+                raise Held(session.token)
             self.remove(session.token)
             raise NoSession
         return session
@@ -260,12 +263,12 @@ class SessionFiles:
 
         :returns: its descriptor, held as by :meth:`hold`.
         """
-        self.place.index.add(session.token)
         os.close(self.place.create(_name(session.token, DATA), os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o644))
+        self.place.index.add(session.token)
         try:
             return self._lock(session.token)
         except BaseException:
-            self._unlink(session.token, DATA)
+            self.remove(session.token)
             raise
 
     def finish(self, session: Session) -> Session:
@@ -309,7 +312,7 @@ class SessionFiles:
         if session.path == path and not session.complete:
             data = self._lock(token)
             try:
-                if os.fstat(data).st_nlink == 1:
+                if not _was_public(session, data):
                     self.remove(token)
             finally:
                 os.close(data)
@@ -355,7 +358,8 @@ class SessionFiles:
             tokens.extend(name[: -len(DATA)].decode("latin-1") for name in names if name.endswith(DATA))
             return tokens
 
-        self.place.index.renew(look)
+        # What another process begins after this look is not known here, unless it still runs when it is asked for.
+        self.place.index.renew(look, is_alone(self.place.nursery))
         return len(tokens)
 
     def _still(self, token: str) -> Session | None:
@@ -426,6 +430,12 @@ class SessionFiles:
     def _unlink(self, token: str, suffix: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(_name(token, suffix), dir_fd=self.place.nursery)
+
+
+def _was_public(session: Session, data: int) -> bool:
+    """Whether the data may have, or have had, the slot's name; a part has a second one from a backup only."""
+    there = os.fstat(data)
+    return there.st_nlink > 1 and there.st_size >= session.length
 
 
 def _trim(data: int, size: int) -> None:
