@@ -25,10 +25,10 @@ class Awake:
         self._missed = 0.0
 
     def __call__(self) -> float:
-        """Now. Between two calls, which are frequent, no more time can have passed than a busy machine explains."""
+        """Now. Between two calls, which are frequent, no more time has passed than a busy machine explains."""
         now = self._clock()
         if now - self._last > _LONGEST_STEP:
-            self._missed += now - self._last
+            self._missed += now - self._last - _LONGEST_STEP
         self._last = now
         return now - self._missed
 

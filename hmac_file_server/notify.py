@@ -32,7 +32,8 @@ class Notifier(Service):
         self._watchdog = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self._watchdog = self._watchdog and environment.get("WATCHDOG_USEC", "").isdigit()
         if self._watchdog:
-            every = min(every, int(environment["WATCHDOG_USEC"]) / 2_000_000)
+            # Not half of it, as is usual: one turn of the reactor that is long is no reason to be restarted.
+            every = min(every, int(environment["WATCHDOG_USEC"]) / 4_000_000)
         self._every = max(every, 0.01)
         self._calls = LoopingCall(self._tell_status)
         self._calls.clock = clock

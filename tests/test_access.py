@@ -288,6 +288,27 @@ def test_made_up_upload_resources_are_summed_up(server: Server, method: str, lef
     assert len(server.lines) == 100
 
 
+@pytest.mark.parametrize("method", ["HEAD", "GET", "PATCH", "DELETE"])
+def test_conditions_on_an_upload_resource(server: Server, method: str) -> None:
+    """It has no ETag: a request for one that has is refused with 412, and changes nothing (RFC 9110, section 13.1)."""
+    resumable = ("Upload-Draft-Interop-Version: 6", "Upload-Complete: ?0", "Upload-Length: 9", "Content-Length: 0")
+    server.send("\r\n".join([f"PUT {put_target('a/b', 9)} HTTP/1.1", "Host: a", *resumable, "", ""]))
+    server.work()
+    location = server.transport.value().partition(b"Location: /upload/")[2].partition(b"\r\n")[0].decode()
+    version = "Upload-Draft-Interop-Version: 6"
+    part = ("Upload-Complete: ?0", "Upload-Offset: 0", "Content-Type: application/partial-upload", "Content-Length: 1")
+    headers = (version, *part) if method == "PATCH" else (version,)
+    server.send(get(location, 'If-Match: "a"', *headers, method=method) + "x" * (method == "PATCH"))
+    server.work()
+    assert server.transport.value().startswith(b"HTTP/1.1 412 ")
+    server.send(get(location, version, method="HEAD"))
+    server.work()
+    assert b"\r\nUpload-Offset: 0\r\n" in server.transport.value()
+    server.send(get(location, "If-Match: *", *headers, method=method) + "x" * (method == "PATCH"))
+    server.work()
+    assert server.transport.value().startswith(b"HTTP/1.1 20")
+
+
 def test_refusals_of_many_clients(server: Server) -> None:
     """However many addresses are refused, their lines are bounded, and so is what is remembered of them."""
     told = sum(server.access._refused.is_told(f"192.0.{number // 250}.{number % 250}") for number in range(50_000))

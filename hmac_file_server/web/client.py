@@ -17,7 +17,8 @@ LOCAL = "unix"
 """What stands for the peer of a Unix socket; it is trusted as a proxy, for only local programs reach it."""
 
 _PASSED_ON = re.compile(
-    rb"via|cdn-loop|.*forwarded.*|.*-ip|.*client-?ip|.*remote-?addr.*|(?:cf|fastly|x-(?:amzn?|azure|envoy))-.+|x-varnish",
+    rb"via|cdn-loop|.*forwarded.*|.*-ip|.*client-?ip|.*remote-?addr.*|(?:cf|fastly|x-(?:amzn?|azure|envoy))-.+|x-varnish"
+    rb"|proxy-.+|x-original-.+|x-scheme|x-nginx-proxy|front-end-https",
     re.IGNORECASE,
 )
 """Names of headers that proxies, load balancers and CDNs write, and clients do not."""

@@ -102,10 +102,9 @@ class Request(server.Request):
                 trusted = self.site.limits.proxies.trusted
                 self.client_address = client_address(self.client, self.requestHeaders, trusted)
                 self._counted_as = self.site.crowd.arrived(self.client_address)
-            elif self.says_any(_NAME_CLIENTS) and not (
-                channel.peer.trusted or self.site.limits.proxies.proxy_protocol
-            ):
-                self.site.hints.untrusted(self.client_address)
+            elif self.says_any(_NAME_CLIENTS) and not self.site.limits.proxies.proxy_protocol:
+                hints = self.site.hints
+                (hints.unnamed if channel.peer.trusted else hints.untrusted)(self.client_address)
             self._resource = self.site.getResourceFor(self)
             self.body = self._resource.accept(self, length)
         except HTTPError as error:
@@ -263,11 +262,14 @@ class Request(server.Request):
     def is_local(self) -> bool:
         """Whether a program on this machine sends it, for this machine and not for a client of its own.
 
-        nginx sends HTTP/1.0 and the Host of its upstream, unless it is told otherwise.
+        A hint, and no wall: nginx, unless it is told otherwise, sends HTTP/1.0, or by now 1.1, the Host of its
+        upstream, and nothing that tells of itself. A browser says then which host its page is of.
         """
-        hosts = [*self.requestHeaders._rawHeaders.get(b"Host", ())]
+        headers = self.requestHeaders._rawHeaders
+        urls = [*headers.get(b"Origin", ()), *headers.get(b"Referer", ())]
         if not self.uri.startswith(b"/"):
-            hosts.append(self.uri.partition(b"//")[2].partition(b"/")[0])
+            urls.append(self.uri)
+        hosts = [*headers.get(b"Host", ()), *(url.partition(b"//")[2].partition(b"/")[0] for url in urls)]
         local = is_loopback(self.channel.peer.address) and all(map(names_loopback, hosts))
         return local and self.clientproto == b"HTTP/1.1" and not was_passed_on(self.requestHeaders)
 

@@ -18,7 +18,7 @@ from hmac_file_server.uploads.keeper import Superseded
 from hmac_file_server.uploads.resumable import Busy, Resumables, ResumableUpload, TooMany
 from hmac_file_server.uploads.upload import Upload
 from hmac_file_server.web import resumption
-from hmac_file_server.web.errors import HTTPError, unavailable
+from hmac_file_server.web.errors import HTTPError, precondition_failed, unavailable
 from hmac_file_server.web.headers import preflight
 from hmac_file_server.web.node import Node
 from hmac_file_server.web.request import Request
@@ -195,6 +195,8 @@ class UploadResource(Node):
     def accept(self, request: Request, length: int | None) -> Upload | None:
         if request.method == b"PUT":
             raise HTTPError(400, "path", "the path has a name that the server keeps for itself")
+        if request.said(b"If-Match") not in (None, b"*") and request.method != b"OPTIONS":
+            raise precondition_failed()  # It has no ETag, and no time: the other conditions hold, or are passed over.
         return super().accept(request, length)
 
     def accept_body(self, request: Request, length: int | None) -> ResumableUpload:

@@ -54,6 +54,7 @@ def test_this_machine(daemon: Daemon, host: str) -> None:
     """A program that asks this machine by any of its own names may upload."""
     assert put(daemon, host).status == 201
     assert put(daemon, host, begin=f"http://{host}").status == 201
+    assert put(daemon, host, f"Origin: http://{host}\r\nReferer: http://{host}/a?b").status == 201
 
 
 REFUSED = {
@@ -67,6 +68,10 @@ REFUSED = {
     "X-Real-IP": {"more": "X-Real-IP: 127.0.0.1"},
     "Via": {"more": "Via: 1.1 proxy"},
     "HTTP/1.0": {"version": "1.0"},
+    "a page elsewhere": {"more": "Origin: https://upload.example.com"},
+    "a page without a name": {"more": "Origin: null"},
+    "a link elsewhere": {"more": "Referer: https://upload.example.com/a"},
+    "X-Original-URI": {"more": "X-Original-URI: /upload/a"},
 }
 
 

@@ -14,7 +14,7 @@ from tests.support import Daemon, eventually, put_target
 
 MakeDaemon = Callable[..., Daemon]
 
-TIMEOUT = 4
+TIMEOUT = 6
 LONGER = 1.5 * TIMEOUT
 
 
