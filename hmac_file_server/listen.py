@@ -25,6 +25,9 @@ _PARTS = re.compile(r"((?:\\.|[^:\\])*)(?::|\Z)")
 _BUILT_IN = {"tcp", "tcp4", "tcp6", "unix", "ssl", "systemd"}
 
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
 class NoSuchHost(ValueError):
     """A name that no address was found for."""
 

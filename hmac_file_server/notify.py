@@ -28,6 +28,7 @@ class Notifier(Service):
     def __init__(self, clock: IReactorTime, environment: Mapping[str, str], status: Callable[[], str]) -> None:
         self._address = environment.get("NOTIFY_SOCKET", "")
         self._status = status
+        self._is_heard = True
         every = _STATUS_EVERY
         self._watchdog = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self._watchdog = self._watchdog and environment.get("WATCHDOG_USEC", "").isdigit()
@@ -64,4 +65,8 @@ class Notifier(Service):
                 out.setblocking(False)
                 out.sendto("\n".join(lines).encode("utf-8"), address)
         except OSError as error:
-            _log.warn("systemd can not be told: {error}", error=error.strerror)
+            if self._is_heard:
+                _log.warn("systemd can not be told: {error}", error=error.strerror)
+            self._is_heard = False
+        else:
+            self._is_heard = True

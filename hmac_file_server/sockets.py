@@ -95,17 +95,29 @@ class UnixSocket:
 @contextlib.contextmanager
 def _alone_in(folder: str) -> Iterator[None]:
     """Of several daemons that start at once, let one after the other look whether somebody listens."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        end = time.monotonic() + _PATIENCE
-        while time.monotonic() < end:
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            time.sleep(0.01)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:  # It is not there, or may not be read: whether a socket can be made in it is another question.
+        yield
+        return
+    try:
+        _lock(descriptor)
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    end = time.monotonic() + _PATIENCE
+    while time.monotonic() < end:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.01)
+        except OSError:  # Its file system keeps no locks.
+            return
+        else:
+            return
 
 
 def _clear(path: str) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,18 @@ from twisted.internet.testing import MemoryReactorClock
 
 from hmac_file_server.listen import listen_at
 from hmac_file_server.listener import SharedListener
+from hmac_file_server.sockets import UnixAddress, UnixSocket
+
+
+def test_a_folder_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that keeps no locks can hold a socket all the same."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    UnixSocket(UnixAddress(str(tmp_path / "http.sock"))).socket.close()
+    assert (tmp_path / "http.sock").is_socket()
 
 
 class NoDescriptors(MemoryReactorClock):

@@ -10,7 +10,8 @@ import attrs
 from twisted.internet.interfaces import IAddress
 from twisted.web.http_headers import Headers
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+from hmac_file_server.listen import Network
+
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 LOCAL = "unix"

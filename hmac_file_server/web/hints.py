@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from hmac_file_server.web.client import Network, one_user
+from hmac_file_server.listen import Network
+from hmac_file_server.web.client import one_user
 
 _log = Logger()
 

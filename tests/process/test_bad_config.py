@@ -185,6 +185,7 @@ def test_a_start_that_fails_leaves_nothing(make_daemon: MakeDaemon, tmp_path: Pa
             assert not list(temporary.iterdir())
     daemon = make_daemon(Workers=2, prefix=with_folder).start()
     assert list(temporary.iterdir())
+    daemon.metric("hmac_file_server_ready")  # The reactor turns.
     daemon.stop()
     assert not list(temporary.iterdir())
 

@@ -87,6 +87,18 @@ def test_a_number_that_is_another_process_now(make_daemon: MakeDaemon, tmp_path:
 
 
 @WORKERS
+def test_a_folder_that_can_not_be_listed(make_daemon: MakeDaemon, tmp_path: Path, workers: int) -> None:
+    """A folder that the daemon may make files in, and not look into, can hold its sockets."""
+    need("setpriv")
+    folder = tmp_path / "sockets"
+    folder.mkdir(mode=0o300)
+    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    daemon = make_daemon(prefix=drop, **at_sockets(folder, workers)).start()
+    assert b" 404 " in ask(folder / "http.sock")
+    assert daemon.stop() in (0, -signal.SIGTERM)
+
+
+@WORKERS
 def test_beside_a_daemon_that_lives(make_daemon: MakeDaemon, tmp_path: Path, workers: int) -> None:
     """A second daemon at the same Unix socket is refused in one line, and the first one serves on."""
     first = make_daemon(**at_sockets(tmp_path, workers)).start()
