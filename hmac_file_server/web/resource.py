@@ -68,7 +68,6 @@ class Files(Node):
             raise HTTPError(411, "length_required", "a Content-Length is needed")
         offer = self._resumption.offer(request, length) if self._resumption is not None else None
         size = length if offer is None else offer.length
-        digests = _digests(request)
         try:
             path = slot_path(request.postpath or ())
             slot = self._verifier.verify(request.args, path, size, request.said(b"Content-Type"))
@@ -91,8 +90,8 @@ class Files(Node):
         upload: Upload | None = offer.take(slot) if offer is not None else None
         if upload is None:
             upload = self._uploads.start(slot, request.client_address)
-            if digests:
-                upload.digests_are(digests)
+            if request.says_any(_DIGESTS):
+                upload.digests_are(_digests(request))
         if request.says_any(conditional.NAMES_OF_PUT):
             upload.store_only_if(conditional.condition_of_put(request.requestHeaders))
         return upload
@@ -151,12 +150,14 @@ class Files(Node):
 
 
 def _digests(request: Request) -> list[bytes]:
-    """What a plain PUT says of its content, which is the whole file; what is no digest is passed over."""
+    """What a plain PUT says of its content, which is the whole file.
+
+    What is no digest is passed over, for nobody answers to it there; in a resumable upload it is refused.
+    """
     digests = []
-    if request.says_any(_DIGESTS):
-        for name in _DIGESTS:
-            with contextlib.suppress(ValueError):
-                digests.append(asked_digest(request.requestHeaders, name))
+    for name in _DIGESTS:
+        with contextlib.suppress(ValueError):
+            digests.append(asked_digest(request.requestHeaders, name))
     return [digest for digest in digests if digest is not None]
 
 

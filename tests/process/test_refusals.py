@@ -318,18 +318,26 @@ def test_no_room(make_daemon: MakeDaemon) -> None:
     assert "bytes do not fit" in daemon.log
 
 
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """One for the tests that read the log: after a hundred refusals in ten seconds it sums up."""
+    daemon = Daemon(tmp_path_factory.mktemp("logged"), MaxUploadSize=MAX, MinFreeSpace=0).start()
+    yield daemon
+    daemon.stop()
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_the_reason_is_logged(shared: Daemon, case: str) -> None:
+def test_the_reason_is_logged(logged: Daemon, case: str) -> None:
     """Each refusal leaves one line whose words tell the operator what was wrong; the client is told less."""
-    before = len(shared.log)
+    before = len(logged.log)
     status, request, reason = refused(7)[case]
-    with shared.wire().send(request + b"goodbye") as wire:
+    with logged.wire().send(request + b"goodbye") as wire:
         answer = wire.answer(head="HEAD" in case)
         wire.rest()
     # A second one, so that a second line of the first would be there too.
-    shared.get("none")
-    eventually(lambda: "/upload/none" in shared.log[before:])
-    lines = [line for line in shared.log[before:].splitlines() if " in=7 " in line]
+    logged.get("none")
+    eventually(lambda: "/upload/none" in logged.log[before:])
+    lines = [line for line in logged.log[before:].splitlines() if " in=7 " in line]
     assert len(lines) == 1
     assert f" {status} in=7 out={len(answer.body)} " in lines[0]
     assert reason in lines[0]
