@@ -213,6 +213,16 @@ class Daemon:
 
     @property
     def log(self) -> str:
+        """All that it has logged. A line is written a moment after what it tells of."""
+        text, before = self._read_log(), ""
+        for _ in range(10):
+            if text == before or self.process is None:
+                break
+            time.sleep(0.03)
+            before, text = text, self._read_log()
+        return text
+
+    def _read_log(self) -> str:
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     @property

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,15 +26,15 @@ def can_read(path: Path, group: int = 65534) -> bool:
 
 
 @pytest.fixture
-def open_folder(tmp_path: Path) -> Path:
-    """A folder that every user can get to."""
+def open_folder() -> Iterator[Path]:
+    """A folder that every user can get to, as those that pytest makes can not be."""
     need("setpriv", "setfacl")
     if os.geteuid() != 0:
         missing("only root can be another user")
-    for folder in (tmp_path, *tmp_path.parents):
-        if not folder.stat().st_mode & 0o001:
-            folder.chmod(0o755)
-    return tmp_path
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("way", ["neither", "group", "list"])

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Daemon, eventually, put_target
+from tests.support import DEADLINE, Daemon, eventually, put_target
 
 MakeDaemon = Callable[..., Daemon]
 
@@ -272,7 +272,7 @@ def test_a_folder_swapped_for_a_link(racing: Daemon, outside: Path) -> None:
         enough = [("PUT", 201), ("PUT", 409), ("GET", 200), ("GET", 404)]
         eventually(
             lambda: clients.wrong or all(clients.answers[kind] >= 50 for kind in enough),
-            deadline=60,
+            deadline=5 * DEADLINE,
             what="each answer was seen often",
         )
     assert not clients.wrong
