@@ -274,6 +274,15 @@ def test_twins_keep_what_stays_free(setting: Setting) -> None:
     assert outcome == []
 
 
+def test_what_goes_on_is_looked_at_later() -> None:
+    """Whose session is not known yet is not refused for want of room; who brings a byte is."""
+    room = Room(min_free=100)
+    room.found(Space(50), ())
+    room.check(0)
+    with pytest.raises(NoRoom):
+        room.check(1)
+
+
 def test_a_used_up_quota(setting: Setting) -> None:
     """While not the smallest file fits, whatever the figures say, no upload begins."""
     setting.room.found(Space(1 << 40, full=True), ())

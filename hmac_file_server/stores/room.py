@@ -97,12 +97,14 @@ class Room:
         """
         if self.away:
             raise Away(self.away, self._away_lasts)
+        if not size:
+            return  # What goes on is looked at when its session is found.
         if self.free is not None and size > self.free - self._min_free - self._claimed:
             raise NoRoom(
                 f"{size} bytes do not fit: {self.free} are free, {self._claimed} are claimed by running uploads,"
                 f" {self._min_free} stay free (MinFreeSpace)"
             )
-        if size and self.full:
+        if self.full:
             raise NoRoom("nothing fits: a quota is used up, or the file system has no inodes left")
 
     def claim(self, size: int) -> None:
