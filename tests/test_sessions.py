@@ -293,6 +293,59 @@ def test_what_is_told_is_safe(files: SessionFiles, monkeypatch: pytest.MonkeyPat
     assert flushed == [files.place.nursery]
 
 
+def test_completed_while_it_is_taken(files: SessionFiles) -> None:
+    """An upload that another process completes while its session is being taken is complete, not unknown."""
+    token = store_part(files, new(), BODY[:4])
+
+    def now() -> float:
+        nonlocal finished
+        if not finished:
+            finished = True
+            files.finish(files.read(token))
+        return files.now()
+
+    finished = False
+    session, data = attrs.evolve(files, now=now).hold(token)
+    assert (session.complete, data) == (True, -1)
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.ESTALE])
+@pytest.mark.parametrize("call", ["read", "fstat", "pread"])
+def test_replaced_while_it_is_taken(
+    files: SessionFiles, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    """Where another machine replaces or removes what is open here, the session is asked for again, and is found."""
+    files = attrs.evolve(files, place=attrs.evolve(files.place, file_system=FileSystem(False, False)))
+    token = store_part(files, new(), BODY[:4])
+
+    def fail(*_: object) -> bytes:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(Held) as held:
+            files.hold(token)
+    assert held.value.token == token
+    assert status(files, token).safe == 4
+
+
+def test_a_wish_whose_removal_is_not_seen_yet(files: SessionFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that still has the name of an earlier wish, and no file behind it, is asked again later."""
+    token = store_part(files, new(), BODY[:4])
+    real = os.open
+
+    def fail(name: bytes | str, flags: int, *others: Any, **more: Any) -> int:
+        if flags & os.O_CREAT:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return real(name, flags, *others, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fail)
+        files.want(token)
+    files.want(token)
+    assert files.wanted(token)
+
+
 def test_a_session_that_was_removed_meanwhile(
     files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ import attrs
 
 from hmac_file_server.slots.path import RESERVED, SlotPath
 from hmac_file_server.stores.draft import MIME_TYPE, Draft, try_out
-from hmac_file_server.stores.faults import NO_ROOM, at, explain, is_lasting, user
+from hmac_file_server.stores.faults import NO_ROOM, at, explain, is_gone, is_lasting, user
 from hmac_file_server.stores.filesystem import FileSystem
 from hmac_file_server.stores.flush import Flusher
 from hmac_file_server.stores.folders import Folders, may_write
@@ -206,8 +206,10 @@ class LocalStore:
                     file.content = content
             else:
                 os.pread(descriptor, 1, 0)  # The access time is written here, if it is, not where others would wait.
-        except BaseException:
+        except BaseException as error:
             os.close(descriptor)
+            if isinstance(error, OSError) and is_gone(error):
+                raise NoSuchFile from None  # Another machine has just removed it.
             raise
         if file.content is not None:
             file.close()

@@ -19,7 +19,7 @@ from typing import Any
 import attrs
 
 from hmac_file_server.slots.path import BadPath, SlotPath, slot_path
-from hmac_file_server.stores.faults import NO_ROOM, at
+from hmac_file_server.stores.faults import NO_ROOM, at, is_gone
 from hmac_file_server.stores.folders import Folders
 from hmac_file_server.stores.index import TAG, is_alone
 from hmac_file_server.stores.place import Place
@@ -43,6 +43,10 @@ class NoSession(Exception):
 
 class _NoRecord(NoSession):
     """There is no record of it."""
+
+
+class _Replaced(_NoRecord):
+    """There was one, which another machine has removed, or put a newer one in its place, while it was read."""
 
 
 class Held(Exception):
@@ -158,6 +162,10 @@ class SessionFiles:
             raise at(error, self.place.nursery) from None  # Without the name, which is good for an upload.
         try:
             return os.read(record, _LARGEST_RECORD)
+        except OSError as error:
+            if is_gone(error):
+                raise _Replaced from None
+            raise at(error, self.place.nursery) from None
         finally:
             os.close(record)
 
@@ -172,7 +180,13 @@ class SessionFiles:
         session = self._read_now(token)
         if session.complete:
             return session, -1
-        data = self._lock(token)
+        try:
+            data = self._lock(token)
+        except NoSession:
+            session = self._read_now(token)  # Again: whoever had it may just have completed it.
+            if session.complete:
+                return session, -1
+            raise
         try:
             self._unlink(token, WANTED)
             session = self._read_now(token)  # Again: whoever had the lock before may have gone on with it.
@@ -180,9 +194,11 @@ class SessionFiles:
                 session = self._settle(session, data)
             if not session.complete:
                 self._go_on(session, data)
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(OSError):
                 os.close(data)
+            if isinstance(error, OSError) and is_gone(error):
+                raise Held(token) from None  # Another machine has removed it, and a moment later all can be seen here.
             raise
         if session.complete:
             os.close(data)
@@ -201,8 +217,10 @@ class SessionFiles:
         """As :meth:`read`, also where another machine has just replaced the record, and the old one is still named."""
         try:
             return self.read(token)
+        except _Replaced:
+            raise Held(token) from None
         except _NoRecord:
-            if not self.place.file_system.special and self._exists(token, DATA):
+            if not self.place.file_system.special and (self._exists(token, RECORD) or self._exists(token, DATA)):
                 raise Held(token) from None
             raise
 
@@ -325,7 +343,12 @@ class SessionFiles:
 
     def want(self, token: str) -> None:
         """Ask whoever holds a session to let go of it."""
-        os.close(self.place.create(_name(token, WANTED), os.O_WRONLY | os.O_CREAT | _FLAGS, 0o600))
+        try:
+            os.close(self.place.create(_name(token, WANTED), os.O_WRONLY | os.O_CREAT | _FLAGS, 0o600))
+        except OSError as error:
+            # JuiceFS makes nothing while another machine's removal of the name is not seen here; it is asked again.
+            if not is_gone(error):
+                raise
 
     def wanted(self, token: str) -> bool:
         """Whether somebody else waits for a session that is held here."""

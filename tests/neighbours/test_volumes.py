@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,9 @@ from pathlib import Path
 import attrs
 import pytest
 
+from hmac_file_server.slots.path import slot_path
+from hmac_file_server.stores.local import LocalStore, NoSuchFile
+from hmac_file_server.stores.sessions import Held, Session, SessionFiles, new_token
 from tests.neighbours.resumable import BODY, Resumable, ask
 from tests.neighbours.volumes import JuiceFS, SeaweedFS, Volume
 from tests.support import DEADLINE, Daemon, eventually, missing, need
@@ -124,3 +128,48 @@ def test_taken_over_while_it_runs(volume: Volume, machines: list[Daemon]) -> Non
             assert first.final().status == 409
         for mount in volume.mounts:
             assert (mount / "store" / upload.path).read_bytes() == BODY
+
+
+@WITH_LOCKS
+def test_replaced_and_removed_while_it_is_open(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JuiceFS takes away what another mount has open. A record is asked for again then, and a file is not there."""
+    with contextlib.ExitStack() as closing:
+        stores = [closing.enter_context(contextlib.closing(LocalStore(str(each / "store")))) for each in volume.mounts]
+        here, there = [SessionFiles(store.place, 3600.0) for store in stores]
+        path = slot_path([b"slot", b"file.bin"])
+        session = Session(new_token(path), path, 10, None, 8, None, "192.0.2.1", begun=here.now(), touched=here.now())
+        os.close(there.make(session))
+        there.write(session)
+        with during(monkeypatch, "read", lambda: there.write(session)), pytest.raises(Held):
+            here.hold(session.token)
+        eventually(lambda: can_be_held(here, session.token))
+        public = volume.mounts[1] / "store/slot/file.bin"
+        public.parent.mkdir()
+        public.write_bytes(b"0123456789")
+        stores[0].open(path).close()
+        with during(monkeypatch, "fstat", public.unlink), pytest.raises(NoSuchFile):
+            stores[0].open(path)
+
+
+def can_be_held(files: SessionFiles, token: str) -> bool:
+    """Whether nobody else has the session."""
+    try:
+        files.let_go(files.hold(token)[1])
+    except Held:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def during(monkeypatch: pytest.MonkeyPatch, name: str, step: Callable[[], object]) -> Iterator[None]:
+    """Do a step just before the next call of a function of os."""
+    real = getattr(os, name)
+
+    def call(*given: object) -> object:
+        patch.undo()
+        step()
+        return real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, call)
+        yield
