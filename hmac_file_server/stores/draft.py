@@ -10,6 +10,7 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Generator, Sequence
+from typing import TypeVar
 
 from hmac_file_server.slots.path import RESERVED, SlotPath
 from hmac_file_server.stores.faults import BadName, NotDurable, TooLong, at, is_gone, may_pass, refuses_name
@@ -29,6 +30,8 @@ Condition = Callable[[os.stat_result | None], bool]
 """Whether to store a file where the slot's path has this one, or none."""
 
 _Asking = Generator[Wish, None, bool]
+
+T = TypeVar("T")
 
 _LONGEST_TYPE = 255
 _KEPT = 1 << 16
@@ -75,6 +78,7 @@ class Draft:
         self._size = size
         self._media_type = media_type
         self._file: int | None = None
+        self._original: int | None = None
         self._name: bytes | None = None
         # A small body stays at hand until it is safe, to be written again if a flush fails.
         self._kept: Chunks | None = [] if place.fsync and size <= _KEPT else None
@@ -119,8 +123,7 @@ class Draft:
         :raises TooLong: if the file system refuses its length.
         """
         if self._file is None:
-            self._look_ahead()
-            self._file = self._make_file()
+            self._file = self._with_folders(self._look_and_make)
 
     def write(self, chunks: Chunks, source: Source | None = None) -> None:
         """Append the chunks; those that are on the file are removed from the list.
@@ -130,7 +133,7 @@ class Draft:
         """
         if self._file is None and self.condition is None and self._new_and_whole(chunks):
             # Nothing would be saved by looking first: publishing finds a slot that is taken.
-            self._file = self._make_file()
+            self._file = self._with_folders(lambda folders: self._make_file(folders.innermost))
         self.begin()
         self._reserve(self._opened)
         self._write_out(chunks)
@@ -279,11 +282,12 @@ class Draft:
         if self._is_large and self._place.flusher is not None:
             self._place.flusher.large(-1)
             self._is_large = False
-        if self._file is not None:
-            # The number is free again even where this fails, and may be another upload's the next moment.
-            file, self._file = self._file, None
-            with contextlib.suppress(OSError):
-                os.close(file)
+        files, self._file, self._original = (self._file, self._original), None, None
+        for file in files:
+            if file is not None:
+                # The number is free again even where this fails, and may be another upload's the next moment.
+                with contextlib.suppress(OSError):
+                    os.close(file)
 
     def _unlink_name(self) -> None:
         if self._name is not None:
@@ -291,9 +295,14 @@ class Draft:
                 os.unlink(self._name, dir_fd=self._place.nursery)
             self._name = None
 
-    def _make_file(self) -> int:
+    def _make_file(self, folder: int) -> int:
+        """Make the file.
+
+        :param folder: the deepest one on the file's way that is there. A file without a name is born in it, and so
+            has its group, access list and quota, as have the folders that are made below it.
+        """
         if self._place.anonymous:
-            file = self._place.create(b".", os.O_RDWR | os.O_TMPFILE, 0o644)
+            file = _nameless(self._place, folder)
         else:
             self._name = _new_name()
             file = self._place.create(self._name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
@@ -382,6 +391,10 @@ class Draft:
             self._place.mend()
             return False
         except OSError as error:
+            ours = self._name is not None and self._place.anonymous and _on_one(folders.innermost, self._opened)
+            if error.errno == errno.EXDEV and ours:
+                yield from self._copy(folders.innermost)
+                return (yield from self._link(folders))
             self._place.is_split |= error.errno == errno.EXDEV
             raise self._name_or(at(error, folders.innermost)) from None
         if self._place.flusher is not None:
@@ -391,6 +404,32 @@ class Draft:
                 self._take_back(folders)
                 raise
         return True
+
+    def _copy(self, folder: int) -> Steps:
+        """Go on with a copy that was born in the file's folder, whose quota is not that of the drafts."""
+        copy = _nameless(self._place, folder)
+        try:
+            if self._place.fsync:
+                _lock(copy, fcntl.LOCK_EX)
+            with contextlib.suppress(OSError):
+                _set_type(copy, os.getxattr(self._opened, MIME_TYPE))
+            copied = 0
+            while copied < self._size:
+                done = os.copy_file_range(self._opened, copy, self._size - copied, copied, copied)
+                if not done:
+                    raise NotDurable(errno.EIO, "the file system lost bytes that it had taken")
+                copied += done
+            if self._place.fsync:
+                yield [copy]
+        except BaseException:
+            os.close(copy)
+            raise
+        self._unlink_name()
+        if self._original is None:
+            self._original = self._opened  # Stays open, for its lock, as long as the upload lives.
+        else:
+            os.close(self._opened)
+        self._file, self._name = copy, None
 
     def _look_for_name(self) -> None:
         """:raises NotDurable: if somebody has removed the draft."""
@@ -409,7 +448,15 @@ class Draft:
         if self._name is None:
             drafted = _new_name()
             self._place.mend()
-            os.rename(public, drafted, src_dir_fd=folders.innermost, dst_dir_fd=self._place.nursery)
+            try:
+                os.rename(public, drafted, src_dir_fd=folders.innermost, dst_dir_fd=self._place.nursery)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                # Its quota is not that of the drafts: it is written again.
+                os.unlink(public, dir_fd=folders.innermost)
+                self._lost = self._start_over(error)
+                raise OSError(errno.ESTALE, "the file's folder could not be flushed") from None
             self._name = drafted
         else:
             os.unlink(public, dir_fd=folders.innermost)
@@ -451,27 +498,35 @@ class Draft:
 
     def _look_ahead(self) -> None:
         """Refuse before its body what can not be published after it."""
+        self._with_folders(self._look)
+
+    def _with_folders(self, step: Callable[[Folders], T]) -> T:
+        """Do something with those folders on the file's way that are there."""
         try:
-            self._look_at_folders()
+            folders = self._folders()
+            try:
+                return step(folders)
+            finally:
+                folders.close()
         except OSError as error:
             if not is_gone(error):
                 raise
             self._place.mend()
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
 
-    def _look_at_folders(self) -> None:
-        folders = self._folders()
-        try:
-            there = self._stat(folders) if folders.depth == len(self._path.segments) - 1 else None
-            self._check_condition(there)
-            if there is not None:
-                if there.st_size != self._size or not stat.S_ISREG(there.st_mode):
-                    raise SlotTaken
-                return
-            if self._place.is_split or not _is_open(folders.innermost, self._place.nursery):
-                try_out(self._place, self._path.segments[: folders.depth])
-        finally:
-            folders.close()
+    def _look_and_make(self, folders: Folders) -> int:
+        self._look(folders)
+        return self._make_file(folders.innermost)
+
+    def _look(self, folders: Folders) -> None:
+        there = self._stat(folders) if folders.depth == len(self._path.segments) - 1 else None
+        self._check_condition(there)
+        if there is not None:
+            if there.st_size != self._size or not stat.S_ISREG(there.st_mode):
+                raise SlotTaken
+            return
+        if self._place.is_split or not _is_open(folders.innermost, self._place.nursery):
+            try_out(self._place, self._path.segments[: folders.depth])
 
     def _stat(self, folders: Folders) -> os.stat_result | None:
         """What has the slot's name already."""
@@ -530,6 +585,18 @@ def _is_open(folder: int, nursery: int) -> bool:
 def _on_one(one: int, other: int) -> bool:
     """Whether two files, or folders, are on one file system."""
     return os.fstat(one).st_dev == os.fstat(other).st_dev
+
+
+def _nameless(place: Place, folder: int) -> int:
+    """A new file without a name, in a folder of the store; among the drafts where something else is mounted there."""
+    try:
+        if not _on_one(folder, place.nursery):
+            return place.create(b".", os.O_RDWR | os.O_TMPFILE, 0o644)
+        return os.open(b".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o644, dir_fd=folder)
+    except OSError as error:
+        if not os.fstat(folder).st_nlink:  # ext4 says EPERM then.
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
+        raise at(error, folder) from None
 
 
 def _new_name() -> bytes:

@@ -44,7 +44,7 @@ _REMEDIES = {
     errno.EACCES: "give it to that user (chown) or let it read, write and enter (chmod, setfacl)",
     errno.EPERM: "look for an immutable flag (lsattr), a security module, or an option of the mount that forbids it",
     errno.EROFS: "mount it for writing; in a systemd unit name it in ReadWritePaths=; the kernel's log may say more",
-    errno.EXDEV: "StoreDir must be one file system, subvolume and quota project: mount nothing inside it",
+    errno.EXDEV: "StoreDir must be one file system and subvolume: mount nothing inside it",
     errno.EMLINK: "it has as many folders as the file system can count; remove old files",
     errno.ELOOP: "there is a symbolic link in the way; put a folder, or a mount, in its place",
     errno.ENOTDIR: "there is no folder where one should be",

@@ -110,7 +110,7 @@ KINDS: dict[str, Callable[[Disk], None]] = {
 PROGRAMS = {
     "ext4": ["mkfs.ext4"],
     "ext4 without attributes": ["mkfs.ext4"],
-    "xfs": ["mkfs.xfs"],
+    "xfs": ["mkfs.xfs", "chattr"],
     "btrfs": ["mkfs.btrfs"],
     "mergerfs": ["mergerfs"],
     "bindfs": ["bindfs"],
@@ -216,21 +216,59 @@ def test_a_folder_on_another_file_system(daemon: Daemon) -> None:
 
 @on("ext4")
 def test_a_folder_that_is_bound(daemon: Daemon, tmp_path: Path) -> None:
-    """A folder of the same file system that is bound into the store is no better."""
+    """Into a folder of the same file system that is bound into the store whole files can be uploaded, and in parts."""
     inside, there = daemon.store / "inside", daemon.store.parent / "there"
     inside.mkdir()
     there.mkdir()
     run("mount", "--bind", there, inside)
     try:
-        assert daemon.put("inside/new.bin", b"hello").status == 500
-        eventually(lambda: f"store: {inside}: Invalid cross-device link" in daemon.log)
+        for size in (5, LARGE):
+            assert daemon.put(f"inside/{size}.bin", bytes(size)).status == 201
+            assert (there / f"{size}.bin").stat().st_size == size
     finally:
         subprocess.call(["umount", "-l", inside])
 
 
+@on("xfs")
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_quota_on_a_folder(daemon: Daemon, depth: int) -> None:
+    """Into a folder of another quota project files are uploaded whole and in parts, and count for that project."""
+    inside = daemon.store / "alice"
+    inside.mkdir()
+    run("chattr", "-p", "1001", "+P", inside)
+    prefix = "/".join(["alice", "slot", "deeper"][:depth])
+    for size in (5, LARGE):
+        assert [daemon.put(f"{prefix}/{size}.bin", bytes(size)).status for _ in range(2)] == [201, 201]
+        assert daemon.put(f"{prefix}/{size}.bin", bytes(size + 1)).status == 409
+    upload = Resumable.create(daemon.port, f"{prefix}/parts.bin")
+    upload.append(0, 40_000).close()
+    with upload.append(upload.offset()) as wire:
+        assert wire.final().status == 201
+    assert (daemon.store / upload.path).read_bytes() == BODY
+    for path in (daemon.store / prefix).iterdir():
+        assert run("lsattr", "-p", path).split()[0] == "1001"
+    assert {name for name in os.listdir(daemon.store / ".hmac-file-server") if not name.endswith(".session")} == set()
+
+
+@on("ext4", "xfs", "btrfs")
+def test_what_a_folder_hands_down(daemon: Daemon) -> None:
+    """Files have the group and the access list that their folder hands down, as the folders made on the way have."""
+    need("setfacl", "getfacl")
+    inside = daemon.store / "alice"
+    inside.mkdir()
+    os.chown(inside, 0, 4242)
+    inside.chmod(0o2755)
+    run("setfacl", "-d", "-m", "u:4343:rx", inside)
+    for size in (5, LARGE):
+        assert daemon.put(f"alice/slot/{size}.bin", bytes(size)).status == 201
+        path = inside / f"slot/{size}.bin"
+        assert path.stat().st_gid == 4242
+        assert "user:4343:r" in run("getfacl", "-n", path)
+
+
 @on("btrfs")
 def test_a_subvolume_in_the_store(daemon: Daemon) -> None:
-    """Nor is a subvolume of the same Btrfs."""
+    """A subvolume of the same Btrfs is refused like another file system."""
     run("btrfs", "subvolume", "create", daemon.store / "inside")
     assert refused(daemon, "inside/new.bin", LARGE) == (500, None)
     assert daemon.put("inside/new.bin", b"hello").status == 500
