@@ -383,6 +383,31 @@ def test_an_upload_in_three_requests(files: SessionFiles, tmp_path: Path) -> Non
         KeptDraft(files, token, part(0, 10, last=True)).begin()
 
 
+def test_published_by_renaming(files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where files are moved to their public name, one whose folder can not be flushed at first is published later."""
+    files = attrs.evolve(files, place=attrs.evolve(files.place, anonymous=False, renames=True))
+    token = store_part(files, new(), BODY[:4])
+    draft = KeptDraft(files, token, part(6, 4, last=True))
+    draft.write([BODY[4:]])
+    real = os.fsync
+
+    def fsync(file: int) -> None:
+        if public(tmp_path).exists():
+            monkeypatch.setattr(os, "fsync", real)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="error"):
+        draft.publish()
+    assert not public(tmp_path).exists()
+    draft.publish()
+    draft.close()
+    assert public(tmp_path).read_bytes() == BODY
+    assert status(files, token).complete
+    assert left(tmp_path) == {".session"}
+
+
 def test_an_empty_file(files: SessionFiles, tmp_path: Path) -> None:
     """A file without bytes can be uploaded in an empty part and an empty end."""
     token = store_part(files, new(length=0), b"")

@@ -18,11 +18,12 @@ from hmac_file_server.stores.local import LocalStore, NoSuchFile, Unusable
 PATH = slot_path([b"slot", b"photo.jpg"])
 
 
-@pytest.fixture(params=[True, False], ids=["nameless", "named"])
+@pytest.fixture(params=[(True, False), (False, False), (False, True)], ids=["nameless", "linked", "renamed"])
 def store(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[LocalStore]:
-    """A store on a file system with O_TMPFILE, and one that does without it."""
+    """A store on a file system with O_TMPFILE, and those that do without it."""
     made = LocalStore(str(tmp_path / "store"))
-    made._place = attrs.evolve(made._place, anonymous=request.param)
+    anonymous, renames = request.param
+    made._place = attrs.evolve(made._place, anonymous=anonymous, renames=renames)
     yield made
     made.close()
 

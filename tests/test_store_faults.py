@@ -249,15 +249,13 @@ def test_parent_is_removed_by_another_upload(
     assert (tmp_path / "store/u/b/file").read_bytes() == b"BBBBB"
 
 
-@pytest.mark.parametrize("anonymous", [True, False])
-def test_taking_back_fails(
-    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, anonymous: bool
-) -> None:
+@pytest.mark.parametrize("way", ["nameless", "linked", "renamed"])
+def test_taking_back_fails(store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     """When a folder can not be flushed, and the name not be taken back, the next try still succeeds."""
-    store._place = attrs.evolve(store._place, anonymous=anonymous)
+    store._place = attrs.evolve(store._place, anonymous=way == "nameless", renames=way == "renamed")
     draft = written(store, A, b"AAAAA")
     failing_once(monkeypatch, "fsync", is_folder)
-    failing_once(monkeypatch, "rename" if anonymous else "unlink", lambda *_: True)
+    failing_once(monkeypatch, "unlink" if way == "linked" else "rename", lambda *_: True)
     with pytest.raises(OSError, match="error") as failed:
         draft.publish()
     assert may_pass(failed.value)

@@ -17,6 +17,7 @@ from hmac_file_server.stores.faults import BadName, NotDurable, TooLong, at, is_
 from hmac_file_server.stores.flush import Steps, Stepwise, Wish, run_alone
 from hmac_file_server.stores.folders import Folders, may_write
 from hmac_file_server.stores.place import Place
+from hmac_file_server.stores.rename import move
 from hmac_file_server.stores.reserve import check_length, reserve
 from hmac_file_server.stores.splice import Pipe, Source
 
@@ -80,6 +81,7 @@ class Draft:
         self._file: int | None = None
         self._original: int | None = None
         self._name: bytes | None = None
+        self._is_moved = False
         # A small body stays at hand until it is safe, to be written again if a flush fails.
         self._kept: Chunks | None = [] if place.fsync and size <= _KEPT else None
         self._lost: Chunks = []
@@ -290,10 +292,10 @@ class Draft:
                     os.close(file)
 
     def _unlink_name(self) -> None:
-        if self._name is not None:
+        if self._name is not None and not self._is_moved:
             with contextlib.suppress(OSError):
                 os.unlink(self._name, dir_fd=self._place.nursery)
-            self._name = None
+        self._name, self._is_moved = None, False
 
     def _make_file(self, folder: int) -> int:
         """Make the file.
@@ -377,11 +379,16 @@ class Draft:
     def _link(self, folders: Folders) -> _Asking:
         """Publish under the slot's name; False if that is taken, or its folder was removed meanwhile."""
         name = self._path.segments[-1]
+        if self._is_moved:
+            return False  # It has the name, whose folders could not be flushed, and could not be taken back then.
         try:
             if self._name is None:
                 # linkat with AT_SYMLINK_FOLLOW names a file that has none.
                 nameless = f"/proc/self/fd/{self._file}"
                 os.link(nameless, name, dst_dir_fd=folders.innermost, follow_symlinks=True)
+            elif self._place.renames:
+                move(self._name, self._place.nursery, name, folders.innermost)
+                self._is_moved = True
             else:
                 os.link(self._name, name, src_dir_fd=self._place.nursery, dst_dir_fd=folders.innermost)
         except FileExistsError:
@@ -445,7 +452,12 @@ class Draft:
         The file keeps a name among the drafts: one that had lost its last name could not get another.
         """
         public = self._path.segments[-1]
-        if self._name is None:
+        if self._is_moved:
+            assert self._name is not None
+            self._place.mend()
+            os.rename(public, self._name, src_dir_fd=folders.innermost, dst_dir_fd=self._place.nursery)
+            self._is_moved = False
+        elif self._name is None:
             drafted = _new_name()
             self._place.mend()
             try:

@@ -20,6 +20,7 @@ from hmac_file_server.stores.folders import Folders, may_write
 from hmac_file_server.stores.index import enter
 from hmac_file_server.stores.names import Names
 from hmac_file_server.stores.place import FOLDER, Place
+from hmac_file_server.stores.rename import replaces_nothing
 from hmac_file_server.stores.room import Space
 from hmac_file_server.stores.sessions import KEPT, LEFT_SECONDS
 
@@ -118,8 +119,12 @@ class LocalStore:
         user()
         flusher = Flusher(root) if self._fsync else None
         kind, last = FileSystem.of(nursery), None
+        # Another mount of SeaweedFS that has seen a file's first name can not open it by a second one (link(2)), and
+        # some file systems have no links. But an upload in parts that is killed in that moment tells by them that it
+        # is complete: where they are known to be kept they are used.
+        renames = not kind.special and replaces_nothing(nursery)
         for anonymous in (True, False) if kind.special else (False,):
-            place = Place(self._folder, root, nursery, anonymous, flusher, kind)
+            place = Place(self._folder, root, nursery, anonymous, flusher, kind, renames=renames)
             try:
                 try_out(place)
                 place.names = Names.of(nursery)
@@ -127,7 +132,7 @@ class LocalStore:
             except OSError as error:
                 last = error
         assert last is not None
-        reason = f"a file can not be made and given its name there with link(2): {explain(last)}"
+        reason = f"a file can not be made and given its name there with link(2) or renameat2(2): {explain(last)}"
         raise Unusable(reason, is_lasting(last)) from last
 
     def look(self, ran_out: bool = False) -> Space:

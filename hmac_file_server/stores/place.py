@@ -37,6 +37,7 @@ class Place:
     :param file_system: what else can be done with the files there.
     :param names: what they can be called.
     :param index: the sessions that lie there.
+    :param renames: whether a file that has a name there is moved when it is published, not linked.
     :param is_split: whether files could not be published in some folder, which looked as if they could.
     :param retired: whether the store has moved on, because another file system was mounted there.
     """
@@ -49,6 +50,7 @@ class Place:
     file_system: FileSystem
     names: Names = Names()
     index: Index = attrs.field(factory=Index)
+    renames: bool = False
     is_split: bool = False
     retired: bool = False
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)

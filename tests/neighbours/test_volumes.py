@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from hmac_file_server.slots.path import slot_path
+from hmac_file_server.slots.path import SlotPath, slot_path
 from hmac_file_server.stores.local import LocalStore, NoSuchFile
 from hmac_file_server.stores.sessions import Held, Session, SessionFiles, new_token
 from tests.neighbours.resumable import BODY, Resumable, ask
@@ -24,6 +24,7 @@ KINDS: dict[str, tuple[type[Volume], list[str]]] = {
     "juicefs": (JuiceFS, ["juicefs", "redis-server"]),
     "seaweedfs": (SeaweedFS, ["weed"]),
 }
+LARGE = 1 << 20
 
 
 @pytest.fixture(params=KINDS)
@@ -158,6 +159,41 @@ def can_be_held(files: SessionFiles, token: str) -> bool:
     except Held:
         return False
     return True
+
+
+def test_seen_while_it_arrives(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that another machine has seen among the drafts can be opened there when it is published."""
+    with contextlib.ExitStack() as closing:
+        here, there = [closing.enter_context(contextlib.closing(LocalStore(str(m / "store")))) for m in volume.mounts]
+        path, body = slot_path([b"slot", b"file.bin"]), os.urandom(LARGE)
+        real = os.fsync
+
+        def fsync(file: int) -> None:
+            patch.undo()
+            real(file)  # Until then SeaweedFS keeps the name to itself.
+            eventually(lambda: has_draft(there))
+
+        with contextlib.closing(here.draft(path, len(body), None)) as draft, monkeypatch.context() as patch:
+            draft.write([body])
+            patch.setattr(os, "fsync", fsync)
+            draft.publish()
+        eventually(lambda: content(there, path) == body)
+
+
+def has_draft(store: LocalStore) -> bool:
+    """Whether there is an unfinished file, and can be looked at."""
+    names = [name for name in store.place.drafts() if name.endswith(b".part")]
+    return any(os.stat(name, dir_fd=store.place.nursery) for name in names)
+
+
+def content(store: LocalStore, path: SlotPath) -> bytes:
+    """What is in a file; nothing if there is none."""
+    try:
+        file = store.open(path)
+    except NoSuchFile:
+        return b""
+    with contextlib.closing(file):
+        return os.pread(file.descriptor, LARGE, 0)
 
 
 @contextlib.contextmanager

@@ -185,6 +185,10 @@ class Client:
             if answer.status == 409 and not same:
                 self._saw("at once", answer, 409)
                 self.figures["upload_errors conflict"] += 1
+            elif answer.status == 503 and same and self._refusals:
+                # The other one's name was not safe yet after all tries: it waits for a disk that is busy.
+                self._saw("at once", answer, 503)
+                self.figures["upload_errors storage"] += 1
             else:
                 self._stored("at once", path, file, answer)
         assert same or [answer.status for answer in answers].count(201) <= 1
