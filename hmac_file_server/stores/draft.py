@@ -402,6 +402,8 @@ class Draft:
             if error.errno == errno.EXDEV and ours:
                 yield from self._copy(folders.innermost)
                 return (yield from self._link(folders))
+            if error.errno == errno.EXDEV and self._stat(folders) is not None:
+                return False  # rename(2) looks at the mounts first, link(2) at the names.
             self._place.is_split |= error.errno == errno.EXDEV
             raise self._name_or(at(error, folders.innermost)) from None
         if self._place.flusher is not None:

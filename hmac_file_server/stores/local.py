@@ -154,8 +154,10 @@ class LocalStore:
             # The old descriptors stay open: uploads that run still use them, but are not stored any more.
             self._place.retired = True
             self._place = place
-        if not all(may_write(folder) for folder in (self._place.root, self._place.nursery)):
+        if not may_write(self._place.root):
             try_out(self._place)  # Which tells why, or that it can be written after all.
+        if not may_write(self._place.nursery):
+            self._place.try_out()
         space = _space(os.fstatvfs(self._place.nursery), self._place.file_system)
         return attrs.evolve(space, full=True) if ran_out and self._is_full() else space
 

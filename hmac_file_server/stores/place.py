@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -68,6 +69,15 @@ class Place:
         :raises OSError: with the folder's name.
         """
         return self._mending(lambda: os.open(name, flags | os.O_CLOEXEC, mode, dir_fd=self.nursery))
+
+    def try_out(self) -> None:
+        """Make a file among the drafts, and remove it again.
+
+        :raises OSError: with the folder's name.
+        """
+        name = b"%b.part" % secrets.token_hex(16).encode("ascii")
+        os.close(self.create(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        os.unlink(name, dir_fd=self.nursery)
 
     def drafts(self) -> set[bytes]:
         """The names of what is among the drafts.

@@ -53,11 +53,10 @@ def logged(daemon: Daemon, text: str) -> None:
     eventually(lambda: text in daemon.log, what=text)
 
 
-@pytest.mark.parametrize("where", ["", ".hmac-file-server"])
-def test_a_store_that_can_not_be_written_to(daemon: Daemon, where: str) -> None:
+def test_a_store_that_can_not_be_written_to(daemon: Daemon) -> None:
     """Every upload is refused before its body, downloads go on, and all is well again when the folder is mended."""
     assert daemon.put("old/a.bin", b"hello").status == 201
-    folder = daemon.store / where
+    folder = daemon.store
     mode = folder.stat().st_mode
     folder.chmod(0o555)
     eventually(lambda: daemon.metric(READY) == 0)
@@ -73,6 +72,27 @@ def test_a_store_that_can_not_be_written_to(daemon: Daemon, where: str) -> None:
     assert daemon.put("new/a.bin", b"hello").status == 201
     eventually(lambda: daemon.metric(READY) == 1)
     assert ready(daemon)[0] == 200
+
+
+def test_the_drafts_folder_can_not_be_written_to(daemon: Daemon) -> None:
+    """The operator is told. What needs no file there is taken; an upload in parts is refused."""
+    folder = daemon.store / ".hmac-file-server"
+    mode = folder.stat().st_mode
+    folder.chmod(0o555)
+    eventually(lambda: daemon.metric(READY) == 0)
+    logged(daemon, f"{folder}: {DENIED}")
+    assert DENIED in eventually(lambda: ready(daemon)[1])
+    assert daemon.put("new/a.bin", b"hello").status == 201
+    headers = {
+        "Upload_Draft_Interop_Version": "8",
+        "Upload_Complete": "?0",
+        "Upload_Length": "5",
+        "Content_Length": "0",
+    }
+    assert daemon.request("PUT", put_target("parts/a.bin", 5), **headers).status == 500
+    folder.chmod(mode)
+    eventually(lambda: daemon.metric(READY) == 1)
+    assert daemon.request("PUT", put_target("parts/a.bin", 5), **headers).status == 201
 
 
 def test_a_folder_that_can_not_be_written_to(daemon: Daemon) -> None:

@@ -52,6 +52,8 @@ class Disk:
 
     def unmount(self) -> None:
         subprocess.check_call(["umount", str(self.folder)])
+        # Another test's program with mounts of its own may still have it: mounted anew it would be the same one.
+        eventually(lambda: not subprocess.check_output(["losetup", "-j", str(self.image)]), what="it is unmounted")
 
 
 @pytest.fixture
