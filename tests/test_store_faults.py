@@ -21,6 +21,7 @@ from hmac_file_server.stores.faults import NotDurable, may_pass
 from hmac_file_server.stores.filesystem import FileSystem
 from hmac_file_server.stores.folders import Folders
 from hmac_file_server.stores.local import LocalStore, Unusable
+from hmac_file_server.stores.place import Place
 from hmac_file_server.stores.sessions import Session, SessionFiles, new_token
 from tests.support import missing
 
@@ -323,6 +324,22 @@ def test_empty_folders_are_removed(store: LocalStore, tmp_path: Path, what: str,
     shutil.rmtree(tmp_path / "store/.hmac-file-server", ignore_errors=anonymous)
     os.close(store.place.create(b"record", os.O_CREAT | os.O_WRONLY, 0o600))
     assert (tmp_path / "store/.hmac-file-server/record").exists()
+
+
+def test_empty_folders_are_removed_while_it_looks(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that is removed in the moment of a look is made again, and no upload is refused for it."""
+    real = Place.mend
+
+    def mend(place: Place) -> None:
+        real(place)
+        monkeypatch.undo()
+        shutil.rmtree(tmp_path / "store")
+
+    monkeypatch.setattr(Place, "mend", mend)
+    assert store.look().free
+    assert (tmp_path / "store/.hmac-file-server").is_dir()
 
 
 def test_an_unfinished_file_is_removed(store: LocalStore, tmp_path: Path) -> None:

@@ -144,6 +144,14 @@ class LocalStore:
         :raises Unusable: if what is there is no store: a mount point without its disk, say.
         :raises OSError: if the disk fails, or nothing can be written.
         """
+        try:
+            return self._look(ran_out)
+        except OSError as error:
+            if not is_gone(error):
+                raise
+            return self._look(ran_out)  # Empty folders are being removed just now.
+
+    def _look(self, ran_out: bool) -> Space:
         self._place.mend()
         there, ours = os.stat(self._folder), os.fstat(self._place.root)
         if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):

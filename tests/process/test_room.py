@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -149,10 +150,12 @@ def test_two_that_do_not_fit_together(make_daemon: MakeDaemon, disk: Path) -> No
         eventually(lambda: running(daemon) == 1)
         with daemon.wire().send(head("slot/b.bin", size)) as two:
             eventually(lambda: running(daemon) == 2)
-            for _ in range(109):
-                one.send(block)
-                two.send(block)
-                assert used(disk) <= 162 * MIB
+            # Both at once: one that waits for room does so until the other one needs some, too.
+            with ThreadPoolExecutor(2) as pool:
+                sent = [pool.submit(wire.send, block * 109) for wire in (one, two)]
+                while not all(each.done() for each in sent):
+                    assert used(disk) <= 162 * MIB
+            assert [each.result() for each in sent] == [one, two]
             assert two.answer().status == 507
             one.send(block)
             assert one.answer().status == 201
