@@ -225,6 +225,10 @@ def test_a_folder_that_is_bound(daemon: Daemon, tmp_path: Path) -> None:
         for size in (5, LARGE):
             assert daemon.put(f"inside/{size}.bin", bytes(size)).status == 201
             assert (there / f"{size}.bin").stat().st_size == size
+        upload = Resumable.create(daemon.port, "inside/parts.bin")
+        with upload.append(upload.offset()) as wire:
+            assert wire.final().status == 201
+        assert (there / "parts.bin").read_bytes() == BODY
     finally:
         subprocess.call(["umount", "-l", inside])
 
