@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import glob
-import os
+import json
+import operator
+import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import attrs
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -19,9 +21,8 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
-from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
@@ -36,8 +37,13 @@ _log = Logger()
 
 _MOST_CONNECTIONS = 64
 _PREFIX = "hmac_file_server"
-_SEVERAL = "PROMETHEUS_MULTIPROC_DIR"
 _READY = (_PREFIX + "_ready", "Whether uploads are taken.")
+_TOGETHER: dict[str, Callable[[float, float], float]] = {
+    _PREFIX + "_uploads_in_progress": operator.add,
+    _PREFIX + "_sessions_kept": max,
+}
+"""How the gauges of several workers become one; of all others the lowest counts."""
+
 _UPLOAD_ERRORS = ("broken_off", "timeout", "storage", "no_room", "conflict", "bug")
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
@@ -48,8 +54,6 @@ class Metrics:
     def __init__(self) -> None:
         disable_created_metrics()
         self.registry = registry = CollectorRegistry()
-        self._watched: list[tuple[Gauge, Callable[[], float]]] = []
-        describe_process(registry)
         self.upload_duration = Histogram(
             _PREFIX + "_upload_duration_seconds",
             "Seconds from the end of an upload's headers to its 201.",
@@ -69,54 +73,78 @@ class Metrics:
         )
         self.bytes_in = self._counter("received_bytes", "Bytes of request bodies.")
         self.bytes_out = self._counter("sent_bytes", "Bytes of response bodies.")
-        self.uploads_in_progress = self._gauge("uploads_in_progress", "Uploads that are running.", "livesum")
-        self.sessions_kept = self._gauge("sessions_kept", "Uploads that run, or wait to be resumed.", "livemax")
-        self.store_free = self._gauge("store_free_bytes", "Bytes that the store has free.", "livemostrecent")
-        self.ready = Gauge(*_READY, registry=registry, multiprocess_mode="livemin")
+        self.uploads_in_progress = self._gauge("uploads_in_progress", "Uploads that are running.")
+        self.sessions_kept = self._gauge("sessions_kept", "Uploads that run, or wait to be resumed.")
+        self.store_free = self._gauge("store_free_bytes", "Bytes that the store has free.")
+        self.ready = Gauge(*_READY, registry=registry)
         for reason in _UPLOAD_ERRORS:  # A series that begins with its first event hides that from rate().
             self.upload_errors.labels(reason)
 
     def of_redis(self) -> tuple[Callable[[bool], None], Callable[[str], None]]:
         """The figures of Redis, where it is used: whether it works, and its failures by reason."""
-        up = self._gauge("redis_up", "Whether Redis works.", "livemin")
+        up = self._gauge("redis_up", "Whether Redis works.")
         errors = self._counter("redis_errors", "Failures of Redis; no upload fails with it.", ["reason"])
         return up.set, lambda reason: errors.labels(reason).inc()
 
-    def watch(self, gauge: Gauge, value: Callable[[], float]) -> None:
-        """Let a gauge always show a value."""
-        if _SEVERAL in os.environ:
-            self._watched.append((gauge, value))
-        else:
-            gauge.set_function(value)
+    def report(self) -> bytes:
+        """All figures, for :class:`Together` of another process."""
+        families = [
+            (family.name, family.documentation, family.type, [sample[:3] for sample in family.samples])
+            for family in self.registry.collect()
+        ]
+        return zlib.compress(json.dumps(families).encode("ascii"))
 
-    def update(self) -> None:
-        """Write down what the gauges show, for the process that adds up the figures of several workers."""
-        for gauge, value in self._watched:
-            gauge.set(value())
-
-    def _gauge(self, name: str, text: str, together: Any) -> Gauge:
-        return Gauge(f"{_PREFIX}_{name}", text, registry=self.registry, multiprocess_mode=together)
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"{_PREFIX}_{name}", text, registry=self.registry)
 
     def _counter(self, name: str, text: str, labels: list[str] | None = None) -> Counter:
         return Counter(f"{_PREFIX}_{name}_total", text, labels or [], registry=self.registry)
 
 
 class Together(Collector):
-    """The figures of all workers, added up.
+    """The figures of all workers, added up; what those that are gone have counted goes on to count.
 
-    :param folder: where each worker writes its own down.
+    :param reports: gives the newest report of each that runs.
     """
 
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
+    def __init__(self, reports: Callable[[], Iterable[bytes]]) -> None:
+        self._reports = reports
+        self._gone: dict[str, _Sum] = {}
+
+    def gone(self, report: bytes) -> None:
+        """Keep the counts of a worker that has ended."""
+        _add(self._gone, report, with_gauges=False)
 
     def collect(self) -> Iterable[Metric]:
-        # A worker's file is empty for a moment when it is new.
-        files = [file for file in glob.glob(os.path.join(self._folder, "*.db")) if os.path.getsize(file)]
-        together = list(MultiProcessCollector.merge(files))
-        if not any(metric.name == _READY[0] for metric in together):
-            together.append(GaugeMetricFamily(*_READY, value=0))  # No worker runs.
-        return together
+        sums = {name: _Sum(each.text, each.kind, dict(each.values)) for name, each in self._gone.items()}
+        for report in self._reports():
+            _add(sums, report)
+        for name, each in sums.items():
+            metric = Metric(name, each.text, each.kind)
+            for (sample, labels), value in each.values.items():
+                metric.add_sample(sample, dict(labels), value)
+            yield metric
+        if _READY[0] not in sums:
+            yield GaugeMetricFamily(*_READY, value=0)  # No worker runs.
+
+
+@attrs.define
+class _Sum:
+    text: str
+    kind: str
+    values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = attrs.field(factory=dict)
+
+
+def _add(sums: dict[str, _Sum], report: bytes, with_gauges: bool = True) -> None:
+    for name, text, kind, samples in json.loads(zlib.decompress(report)):
+        is_gauge = kind == "gauge"
+        if is_gauge and not with_gauges:
+            continue
+        together = _TOGETHER.get(name, min) if is_gauge else operator.add
+        values = sums.setdefault(name, _Sum(text, kind)).values
+        for sample, labels, value in samples:
+            key = (sample, tuple(labels.items()))
+            values[key] = together(values[key], value) if key in values else value
 
 
 class Tally:
@@ -139,14 +167,6 @@ class Tally:
             counter.inc(count)
 
 
-def describe_process(registry: CollectorRegistry) -> None:
-    """Add the figures of this process, and which version it runs."""
-    ProcessCollector(registry=registry)
-    PlatformCollector(registry=registry)
-    if _SEVERAL not in os.environ:
-        Info(_PREFIX + "_build", "Which version runs.", registry=registry).info({"version": __version__})
-
-
 class Ready:
     """Whether the daemon can take uploads.
 
@@ -167,11 +187,20 @@ class Ready:
 
 
 class MetricsRoot(Resource):
-    """``/metrics``, ``/healthz`` (alive) and ``/readyz`` (takes uploads)."""
+    """``/metrics``, ``/healthz`` (alive) and ``/readyz`` (takes uploads).
 
-    def __init__(self, registry: CollectorRegistry, ready: Ready) -> None:
+    :param registry: has the daemon's figures; those of this process are added.
+    :param renew: called, and waited for, before they are shown.
+    """
+
+    def __init__(
+        self, registry: CollectorRegistry, ready: Ready, renew: Callable[[], Deferred[None]] = lambda: succeed(None)
+    ) -> None:
         super().__init__()
-        self.putChild(b"metrics", _Exposition(registry))
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        Info(_PREFIX + "_build", "Which version runs.", registry=registry).info({"version": __version__})
+        self.putChild(b"metrics", _Exposition(registry, renew))
         self.putChild(b"healthz", _Alive())
         self.putChild(b"readyz", _Readiness(ready))
 
@@ -239,11 +268,15 @@ class MetricsSite(server.Site):
 class _Exposition(Resource):
     isLeaf = True
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, renew: Callable[[], Deferred[None]]) -> None:
         super().__init__()
         self._registry = registry
+        self._renew = renew
 
-    def render_GET(self, request: Request) -> bytes:
+    def render_GET(self, request: Request) -> int:
+        return _answer_later(request, self._renew().addCallback(lambda _: self._show(request)))
+
+    def _show(self, request: Request) -> bytes:
         encode, content_type = choose_encoder((request.getHeader(b"Accept") or b"").decode("latin-1"))
         request.setHeader(b"Content-Type", content_type.encode("ascii"))
         return bytes(encode(self._registry))
@@ -263,19 +296,11 @@ class _Readiness(Resource):
         super().__init__()
         self._ready = ready
 
-    def render_GET(self, request: Request) -> Any:
-        lost: list[object] = []
-        request.notifyFinish().addErrback(lost.append)
+    def render_GET(self, request: Request) -> int:
+        def answer(problem: str) -> bytes:
+            return _plain(request, 503 if problem else 200, problem or "ready")
 
-        def answer(problem: str) -> None:
-            if not lost:
-                request.write(_plain(request, 503 if problem else 200, problem or "ready"))
-                request.finish()
-
-        self._ready.problem().addCallback(answer).addErrback(
-            lambda failure: _log.failure("a bug in answering /readyz", failure)
-        )
-        return server.NOT_DONE_YET
+        return _answer_later(request, self._ready.problem().addCallback(answer))
 
 
 class _Nothing(Resource):
@@ -291,3 +316,19 @@ def _plain(request: Request, status: int, text: str) -> bytes:
     body = text.encode("utf-8") + b"\n"
     request.setHeader(b"Content-Length", b"%d" % len(body))
     return body
+
+
+def _answer_later(request: Request, body: Deferred[bytes]) -> int:
+    """Answer when the body is there, if the client still waits for it."""
+    lost: list[object] = []
+    request.notifyFinish().addErrback(lost.append)
+
+    def answer(content: bytes) -> None:
+        if not lost:
+            request.setHeader(b"Content-Length", b"%d" % len(content))
+            request.write(content)
+            request.finish()
+
+    path = request.path
+    body.addCallback(answer).addErrback(lambda failure: _log.failure("a bug in answering {path}", failure, path=path))
+    return server.NOT_DONE_YET

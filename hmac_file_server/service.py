@@ -92,10 +92,10 @@ class FileService(MultiService):
         if config.resumable_uploads:
             resumables = Resumables(self._store, uploads, self._keeper, reactor, config.session_timeout)
             resumption = Resumption(resumables, config.upload_sub_dir, config.max_upload_size)
-        metrics.watch(metrics.sessions_kept, self._keeper.kept)
-        metrics.watch(metrics.uploads_in_progress, lambda: len(uploads.active))
-        metrics.watch(metrics.store_free, lambda: math.nan if self._room.free is None else self._room.free)
-        metrics.watch(metrics.ready, lambda: not (self._site.draining or self._room.closed))
+        metrics.sessions_kept.set_function(self._keeper.kept)
+        metrics.uploads_in_progress.set_function(lambda: len(uploads.active))
+        metrics.store_free.set_function(lambda: math.nan if self._room.free is None else self._room.free)
+        metrics.ready.set_function(lambda: not (self._site.draining or self._room.closed))
         files = Files(
             Verifier(config.secrets),
             Serving(self._store, self._readers.run, reactor),
@@ -139,6 +139,10 @@ class FileService(MultiService):
         connect = connector(config.redis, config.redis_password, config.redis_db)
         return RedisKeeper(files, connect, self._reactor, config.redis_prefix, timeout, *self._metrics.of_redis())
 
+    def report(self) -> bytes:
+        """The figures, for the parent of several workers."""
+        return self._metrics.report()
+
     def _status(self) -> str:
         free = "" if self._room.free is None else f", {self._room.free >> 20} MiB free"
         return f"{len(self._uploads.active)} uploads running{free}{log_status(self._out)}"
@@ -154,9 +158,6 @@ class FileService(MultiService):
         self._looking = LoopingCall(self._look_at_store)
         self._looking.clock = self._reactor
         self._looking.start(_LOOK_EVERY)
-        self._figures = LoopingCall(self._metrics.update)
-        self._figures.clock = self._reactor
-        self._figures.start(_LOOK_EVERY)
 
     def stopService(self) -> Deferred[None]:
         """Let running requests finish within ShutdownTimeout, then cut what is left."""
@@ -182,7 +183,6 @@ class FileService(MultiService):
         return idle.addCallback(lambda _: self._stop_rest())
 
     def _stop_rest(self) -> Deferred[None]:
-        self._figures.stop()
         closed: Deferred[None] = MultiService.stopService(self)
         return closed.addCallback(lambda _: self._store.close())
 

@@ -17,7 +17,7 @@ from hmac_file_server import log, signals
 from hmac_file_server.clock import Awake
 from hmac_file_server.config import WORKER, Config, ConfigError, NotYet, fail, load
 from hmac_file_server.logfile import LogWriter, open_log
-from hmac_file_server.parent import Parent, receive_settings
+from hmac_file_server.pair import Parent, receive_settings
 
 _M_ARENA_MAX = -8  # in malloc.h
 _LARGEST_KEPT = 4 << 20
@@ -96,8 +96,9 @@ def _service(options: Options, reactor: Any, out: LogWriter) -> IService:
 
     config = options.config
     if WORKER in os.environ:
-        Parent(reactor)
-        return FileService(config, reactor, out, shared=int(os.environ[WORKER]))
+        service = FileService(config, reactor, out, shared=int(os.environ[WORKER]))
+        Parent.attend(reactor, service.report)
+        return service
     signals.decide(reactor, out.reopen)
     if config.workers == 1:
         return FileService(config, reactor, out)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import shutil
 import socket
 import sys
-import tempfile
 from typing import Any
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.multiprocess import mark_process_dead
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
@@ -21,15 +17,15 @@ from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from hmac_file_server.config import WORKER, Config, ConfigError, NotYet, fail
+from hmac_file_server.config import WORKER, Config, ConfigError, fail
 from hmac_file_server.listener import cannot_listen
 from hmac_file_server.logfile import LogWriter
-from hmac_file_server.metrics import MetricsRoot, Ready, Together, describe_process
+from hmac_file_server.metrics import MetricsRoot, Ready, Together
 from hmac_file_server.notify import Notifier
+from hmac_file_server.pair import Child, Report, Stop, adopt
 from hmac_file_server.service import StoreCheck, log_status, open_store, say_hello, serve_metrics
 from hmac_file_server.signals import held_back, ignore_stopping
 from hmac_file_server.sockets import UnixSocket, tcp_sockets
-from hmac_file_server.stores.faults import user
 from hmac_file_server.threads import Threads
 
 _log = Logger()
@@ -38,6 +34,8 @@ _DESCRIPTOR = 3
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0
 _LIVED_LONG = 60.0
 _PATIENCE = 10.0
+_ASK_EVERY = 1.0
+_LATE, _HUNG = 3.0, 15.0
 _SHARED = ("tcp", "tcp4", "tcp6", "unix", "systemd")
 
 
@@ -56,19 +54,18 @@ class WorkersService(MultiService):
             raise ConfigError(config.problem("ListenPort", config.listen.given, reason))
         self._config, self._path, self._reactor, self._out = config, path, reactor, out
         self._store = open_store(config)
-        self._figures = _make_folder(config)
         self._workers: list[Worker] = []
         self._sockets: list[socket.socket] = []
         self._unix: UnixSocket | None = None
         self._shared: Any = None
         self._draining = False
         self._notifier = Notifier(reactor, os.environ, self._status)
+        self._figures = Together(lambda: [worker.report for worker in self._workers if worker.report])
         registry = CollectorRegistry()
-        describe_process(registry)
-        registry.register(Together(self._figures))
+        registry.register(self._figures)
         store_check = StoreCheck(self._store, Threads(reactor, 1, "looker"), reactor)
         ready = Ready(self._why_not_ready, store_check.ask)
-        serve_metrics(self, config, MetricsRoot(registry, ready), reactor)
+        serve_metrics(self, config, MetricsRoot(registry, ready, self._renew), reactor)
 
     def startService(self) -> None:
         """Listen, and start the workers."""
@@ -117,7 +114,15 @@ class WorkersService(MultiService):
     def _why_not_ready(self) -> str:
         if self._draining:
             return "stopping"
-        return "" if any(worker.runs for worker in self._workers) else "no worker runs"
+        if not any(worker.runs for worker in self._workers):
+            return "no worker runs"
+        late = [worker.number for worker in self._workers if worker.is_late]
+        return f"worker {late[0]} does not answer" if late else ""
+
+    def _renew(self) -> Deferred[None]:
+        """Have the newest figures of all workers that answer soon."""
+        asked = DeferredList([worker.ask() for worker in self._workers])
+        return asked.addTimeout(_ASK_EVERY, self._reactor).addBoth(lambda _: None)
 
     def _status(self) -> str:
         running = sum(worker.runs for worker in self._workers)
@@ -134,28 +139,36 @@ class WorkersService(MultiService):
     def _close(self) -> Deferred[None]:
         for worker in self._workers:
             worker.disownServiceParent()
-        shutil.rmtree(self._figures, ignore_errors=True)
         self._store.close()
         closed: Deferred[None] = MultiService.stopService(self)
         return closed
 
     # For the workers
 
-    def spawn(self, worker: Worker, descriptor: int) -> Any:
-        """Start a worker's process."""
+    def spawn(self, worker: Worker, listening: int) -> Child:
+        """Start a worker's process.
+
+        :param listening: descriptor of the socket that it accepts from.
+        """
         # Only what the parent would import: not what lies in the folder in which it was started.
         command = [sys.executable, "-P", "-m", "twisted", "hmac-file-server", "--config", self._path]
         unset = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
         environment = {name: value for name, value in os.environ.items() if name not in unset}
-        environment |= {WORKER: str(_DESCRIPTOR), "PROMETHEUS_MULTIPROC_DIR": self._figures}
-        descriptors = {0: "w", 1: self._out.fileno(), 2: 2, _DESCRIPTOR: descriptor}
-        with held_back():
-            return self._reactor.spawnProcess(worker, sys.executable, command, environment, childFDs=descriptors)
-
-    @property
-    def settings(self) -> bytes:
-        """What a worker has instead of reading the configuration file, which somebody may have changed."""
-        return self._config.handed_down
+        environment[WORKER] = str(_DESCRIPTOR)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            child = Child(worker.answers)
+            adopt(self._reactor, ours.fileno(), child)
+            descriptors = {0: theirs.fileno(), 1: self._out.fileno(), 2: 2, _DESCRIPTOR: listening}
+            try:
+                with held_back():
+                    self._reactor.spawnProcess(worker, sys.executable, command, environment, childFDs=descriptors)
+            except BaseException:
+                child.transport.abortConnection()
+                raise
+        # What it has instead of reading the configuration file, which somebody may have changed.
+        child.transport.write(self._config.handed_down)
+        return child
 
     def later(self, seconds: float, call: Any) -> IDelayedCall:
         """Call something later."""
@@ -171,43 +184,34 @@ class WorkersService(MultiService):
         """Seconds that a worker has for stopping."""
         return self._config.shutdown_timeout + _PATIENCE
 
-    def ended(self, pid: int) -> None:
-        """Forget the gauges of a process that is gone; its counters go on to count."""
-        mark_process_dead(pid, self._figures)
-
-
-def _make_folder(config: Config) -> str:
-    """A folder for the workers' figures, which goes with the process.
-
-    :raises ConfigError: if there is no place for one.
-    """
-    try:
-        folder = tempfile.mkdtemp(prefix="hmac-file-server-")
-    except OSError as error:
-        reason = f"they need a temporary folder for their figures: {error.strerror}; let TMPDIR name one that {user()}"
-        raise NotYet(config.problem("Workers", config.workers, f"{reason} can write to")) from None
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    def ended(self, report: bytes) -> None:
+        """A worker is gone; what it counted goes on to count."""
+        if report:
+            self._figures.gone(report)
 
 
 class Worker(Service, ProcessProtocol):
-    """One worker: started again when it ends, after a pause that grows while it ends soon.
+    """One worker: started again when it ends, after a pause that grows while it ends soon. One that hangs is ended.
 
     :param number: to tell it from the others.
     :param descriptor: of the socket that it accepts from.
+    :ivar report: its newest figures; empty while it has told none.
     """
 
     transport: Any
-    _pid = 0
 
     def __init__(self, service: WorkersService, number: int, descriptor: int) -> None:
         self._service = service
-        self._number = number
+        self.number = number
         self._descriptor = descriptor
         self._pause = _FIRST_PAUSE
         self._begun = 0.0
         self._timer: IDelayedCall | None = None
         self._stopped: Deferred[None] | None = None
+        self._child: Child | None = None
+        self._look: IDelayedCall | None = None
+        self._heard = 0.0
+        self.report = b""
         self.runs = False
 
     def startService(self) -> None:
@@ -218,7 +222,7 @@ class Worker(Service, ProcessProtocol):
         self._timer = None
         self._begun = self._service.now()
         try:
-            self._service.spawn(self, self._descriptor)
+            self._child = self._service.spawn(self, self._descriptor)
         except Exception as error:  # no descriptors, processes or memory for the moment
             self._start_again(f"can not be started ({error})")
         else:
@@ -227,16 +231,51 @@ class Worker(Service, ProcessProtocol):
     def _start_again(self, why: str) -> None:
         _log.error(
             "worker {number} {why} and is started again in {pause:g} s",
-            number=self._number,
+            number=self.number,
             why=why,
             pause=self._pause,
         )
         self._timer = self._service.later(self._pause, self._start)
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
+    def answers(self) -> None:
+        """It runs: from now on it is asked now and then whether it still does."""
+        self._heard = self._service.now()
+        self._look_after()
+
+    def _look_after(self) -> None:
+        self._look = self._service.later(_ASK_EVERY, self._look_after)
+        if self._service.now() - self._heard > _HUNG:
+            _log.error("worker {number} has not answered for {seconds:g} s", number=self.number, seconds=_HUNG)
+            self.kill()
+            self._heard = self._service.now()
+        else:
+            self.ask()
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it runs and does not answer."""
+        return self._look is not None and self._service.now() - self._heard > _LATE
+
+    def ask(self) -> Deferred[None]:
+        """Have its figures; fires when they are there, or will not come."""
+        if self._child is None or self._look is None:
+            return succeed(None)
+        asked: Deferred[dict[str, bytes]] = self._child.callRemote(Report)
+        return asked.addCallbacks(self._told, lambda failure: None)
+
+    def _told(self, answer: dict[str, bytes]) -> None:
+        self._heard = self._service.now()
+        self.report = answer["figures"]
+
     def processEnded(self, reason: Failure) -> None:
         self.runs = False
-        self._service.ended(self._pid)
+        self._child = None
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+        self._service.ended(self.report)
+        self.report = b""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
@@ -246,10 +285,6 @@ class Worker(Service, ProcessProtocol):
         if self._service.now() - self._begun > _LIVED_LONG:
             self._pause = _FIRST_PAUSE
         self._start_again(f"has ended ({reason.getErrorMessage()})")
-
-    def connectionMade(self) -> None:
-        self._pid = self.transport.pid
-        self.transport.write(self._service.settings)
 
     def stopService(self) -> Deferred[None]:
         """Fires when the process is gone."""
@@ -262,8 +297,8 @@ class Worker(Service, ProcessProtocol):
             stopped.callback(None)
             return stopped
         self._stopped = stopped
-        # The end of its standard input is what a worker stops for, whether we ask for it or are gone.
-        self.transport.closeStdin()
+        if self._child is not None:
+            self._child.callRemote(Stop)
         self._timer = self._service.later(self._service.patience, self.kill)
         return stopped
 

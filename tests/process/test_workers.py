@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import os
 import re
 import resource
@@ -137,9 +136,9 @@ def no_pipe(daemon: Daemon) -> None:
     """Leave the parent, once its workers are gone, one free descriptor: enough to be asked, but not for a process."""
     folder = f"/proc/{daemon.pid}/fd"
     files = {int(name): os.readlink(f"{folder}/{name}") for name in os.listdir(folder)}
-    # It has one end of the pipe to each worker, and both of that by which it wakes itself.
-    ends = collections.Counter(files.values())
-    taken = {number for number, file in files.items() if not (file.startswith("pipe:") and ends[file] == 1)}
+    # One end of the socket pair of each worker; it has no other Unix sockets.
+    unix = {f"socket:[{line.split()[6]}]" for line in Path("/proc/net/unix").read_text().splitlines()[1:]}
+    taken = {number for number, file in files.items() if file not in unix}
     assert len(files) == len(taken) + 2
     _, second = [number for number in range(len(files)) if number not in taken][:2]
     resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (second, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
@@ -174,17 +173,27 @@ def test_figures_while_uploads_finish(daemon: Daemon) -> None:
     assert daemon.stop(signal.SIGCONT) in (0, -signal.SIGTERM)
 
 
-def test_a_worker_that_is_being_started(daemon: Daemon) -> None:
-    """Figures of a worker that has not written any yet do not hide those of the others."""
-    [folder] = {
-        line.partition("PROMETHEUS_MULTIPROC_DIR=")[2]
-        for pid in workers(daemon)
-        for line in Path(f"/proc/{pid}/environ").read_text().split("\0")
-        if line.startswith("PROMETHEUS_MULTIPROC_DIR=")
-    }
-    assert daemon.put("slot/a.bin", b"hello").status == 201
-    Path(folder, "counter_4711.db").touch()
-    eventually(lambda: f"\n{UPLOADS} 1.0\n" in figures(daemon))
+def test_a_worker_that_hangs(daemon: Daemon) -> None:
+    """A worker that does not answer is told of at once, and another takes its place."""
+    for number in range(10):
+        assert daemon.put(f"slot{number}/a.bin", b"hello").status == 201
+    eventually(lambda: daemon.metric(UPLOADS) == 10)
+    first = workers(daemon)[0]
+    os.kill(first, signal.SIGSTOP)
+    eventually(lambda: re.fullmatch(r"worker \d does not answer\n", ready(daemon)[1]), what="/readyz tells")
+    eventually(lambda: len(workers(daemon)) == 2 and first not in workers(daemon), what="another one runs")
+    assert re.search(r"worker \d has not answered for 15 s", daemon.log)
+    eventually(lambda: ready(daemon) == (200, "ready\n"))
+    assert daemon.metric(UPLOADS) == 10
+    for number in range(10):
+        assert daemon.get(f"slot{number}/a.bin").body == b"hello"
+
+
+def test_a_worker_that_hangs_at_the_end(make_daemon: MakeDaemon) -> None:
+    """SIGTERM ends a daemon with a worker that does not answer."""
+    daemon = started(make_daemon(Workers=2, ShutdownTimeout=1).start(), 2)
+    os.kill(workers(daemon)[0], signal.SIGSTOP)
+    assert daemon.stop() in (0, -signal.SIGTERM)
 
 
 def test_stop_lets_uploads_finish(daemon: Daemon) -> None:
