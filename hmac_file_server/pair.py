@@ -26,7 +26,7 @@ class Running(amp.Command):
 
 
 class Report(amp.Command):
-    """To a worker: what are your figures? Whoever answers is alive."""
+    """To a worker: what are your figures? Whoever answers is alive, also where there is no memory to tell them."""
 
     response = [(b"figures", amp.String())]
 
@@ -73,7 +73,10 @@ class Parent(amp.AMP):
 
     @Report.responder
     def _told_to_report(self) -> dict[str, bytes]:
-        return {"figures": self._report()}
+        try:
+            return {"figures": self._report()}
+        except MemoryError:  # AMP would end the conversation, and with it the worker.
+            return {"figures": b""}
 
     @Stop.responder
     def _told_to_stop(self) -> dict[str, object]:

@@ -266,7 +266,7 @@ class Worker(Service, ProcessProtocol):
 
     def _told(self, answer: dict[str, bytes]) -> None:
         self._heard = self._service.now()
-        self.report = answer["figures"]
+        self.report = answer["figures"] or self.report
 
     def processEnded(self, reason: Failure) -> None:
         self.runs = False
