@@ -16,6 +16,7 @@ from twisted.internet.protocol import Factory, connectionDone
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
+from hmac_file_server.share import Share
 from hmac_file_server.signals import leave_to_parent
 
 _INPUT = 0
@@ -26,9 +27,13 @@ class Running(amp.Command):
 
 
 class Report(amp.Command):
-    """To a worker: what are your figures? Whoever answers is alive, also where there is no memory to tell them."""
+    """To a worker: what are your figures, and your share? Whoever answers is alive, also without memory to tell them.
 
-    response = [(b"figures", amp.String())]
+    What the others have of what is bounded comes with the question.
+    """
+
+    arguments = [(b"others", amp.String())]
+    response = [(b"figures", amp.String()), (b"share", amp.String())]
 
 
 class Stop(amp.Command):
@@ -52,16 +57,16 @@ def receive_settings() -> bytes:
 class Parent(amp.AMP):
     """A worker's end: it stops when its parent asks for it, or is gone.
 
-    :param report: gives the figures.
+    :param report: is told the others' share; gives the figures, and the own share.
     """
 
-    def __init__(self, reactor: Any, report: Callable[[], bytes]) -> None:
+    def __init__(self, reactor: Any, report: Callable[[Share], tuple[bytes, Share]]) -> None:
         super().__init__()
         self._reactor = reactor
         self._report = report
 
     @classmethod
-    def attend(cls, reactor: Any, report: Callable[[], bytes]) -> None:
+    def attend(cls, reactor: Any, report: Callable[[Share], tuple[bytes, Share]]) -> None:
         """Listen to the parent."""
         # When the reactor has set its own handlers.
         reactor.callWhenRunning(leave_to_parent)
@@ -72,11 +77,12 @@ class Parent(amp.AMP):
         self.callRemote(Running).addErrback(lambda failure: None)
 
     @Report.responder
-    def _told_to_report(self) -> dict[str, bytes]:
+    def _told_to_report(self, others: bytes) -> dict[str, bytes]:
         try:
-            return {"figures": self._report()}
+            figures, share = self._report(Share.decode(others))
+            return {"figures": figures, "share": share.encode()}
         except MemoryError:  # AMP would end the conversation, and with it the worker.
-            return {"figures": b""}
+            return {"figures": b"", "share": b""}
 
     @Stop.responder
     def _told_to_stop(self) -> dict[str, object]:

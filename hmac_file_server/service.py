@@ -21,6 +21,7 @@ from hmac_file_server.listener import Listener, SharedListener
 from hmac_file_server.log import Lines, Out
 from hmac_file_server.metrics import Metrics, MetricsRoot, MetricsSite, Ready
 from hmac_file_server.notify import Notifier
+from hmac_file_server.share import Share
 from hmac_file_server.signals import ignore_stopping
 from hmac_file_server.slots.secret import EXAMPLE_SECRET, weaknesses
 from hmac_file_server.slots.signature import Verifier
@@ -139,9 +140,14 @@ class FileService(MultiService):
         connect = connector(config.redis, config.redis_password, config.redis_db)
         return RedisKeeper(files, connect, self._reactor, config.redis_prefix, timeout, *self._metrics.of_redis())
 
-    def report(self) -> bytes:
-        """The figures, for the parent of several workers."""
-        return self._metrics.report()
+    def report(self, others: Share) -> tuple[bytes, Share]:
+        """The figures and the own share of what is bounded, for the parent of several workers.
+
+        :param others: what the other workers have.
+        """
+        crowd = self._site.crowd
+        crowd.elsewhere, self._room.claimed_elsewhere = others, others.claimed
+        return self._metrics.report(), crowd.share(self._room.claimed)
 
     def _status(self) -> str:
         free = "" if self._room.free is None else f", {self._room.free >> 20} MiB free"

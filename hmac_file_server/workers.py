@@ -24,6 +24,7 @@ from hmac_file_server.metrics import MetricsRoot, Ready, Together
 from hmac_file_server.notify import Notifier
 from hmac_file_server.pair import Child, Report, Stop, adopt
 from hmac_file_server.service import StoreCheck, log_status, open_store, say_hello, serve_metrics
+from hmac_file_server.share import NOTHING, Share
 from hmac_file_server.signals import held_back, ignore_stopping
 from hmac_file_server.sockets import UnixSocket, tcp_sockets
 from hmac_file_server.threads import Threads
@@ -170,6 +171,10 @@ class WorkersService(MultiService):
         child.transport.write(self._config.handed_down)
         return child
 
+    def shares_beside(self, worker: Worker) -> Share:
+        """What all other workers have."""
+        return Share.together(each.share for each in self._workers if each is not worker)
+
     def later(self, seconds: float, call: Any) -> IDelayedCall:
         """Call something later."""
         later: IDelayedCall = self._reactor.callLater(seconds, call)
@@ -196,6 +201,7 @@ class Worker(Service, ProcessProtocol):
     :param number: to tell it from the others.
     :param descriptor: of the socket that it accepts from.
     :ivar report: its newest figures; empty while it has told none.
+    :ivar share: what it has of what is bounded for all workers together.
     """
 
     transport: Any
@@ -212,6 +218,7 @@ class Worker(Service, ProcessProtocol):
         self._look: IDelayedCall | None = None
         self._heard = 0.0
         self.report = b""
+        self.share = NOTHING
         self.runs = False
 
     def startService(self) -> None:
@@ -261,12 +268,14 @@ class Worker(Service, ProcessProtocol):
         """Have its figures; fires when they are there, or will not come."""
         if self._child is None or self._look is None:
             return succeed(None)
-        asked: Deferred[dict[str, bytes]] = self._child.callRemote(Report)
+        others = self._service.shares_beside(self).encode()
+        asked: Deferred[dict[str, bytes]] = self._child.callRemote(Report, others=others)
         return asked.addCallbacks(self._told, lambda failure: None)
 
     def _told(self, answer: dict[str, bytes]) -> None:
         self._heard = self._service.now()
-        self.report = answer["figures"] or self.report
+        if answer["figures"]:
+            self.report, self.share = answer["figures"], Share.decode(answer["share"])
 
     def processEnded(self, reason: Failure) -> None:
         self.runs = False
@@ -275,7 +284,7 @@ class Worker(Service, ProcessProtocol):
             self._look.cancel()
             self._look = None
         self._service.ended(self.report)
-        self.report = b""
+        self.report, self.share = b"", NOTHING
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None

@@ -290,3 +290,13 @@ def test_a_used_up_quota(setting: Setting) -> None:
         setting.start(10)
     setting.room.found(Space(1 << 40), ())
     setting.start(10)
+
+
+def test_room_that_other_workers_have_claimed() -> None:
+    """What uploads of other workers have still to take is no room for one of this worker."""
+    room = Room(10)
+    room.found(Space(100), [])
+    room.claimed_elsewhere = 60
+    with pytest.raises(NoRoom, match="60 are claimed"):
+        room.check(31)
+    room.check(30)

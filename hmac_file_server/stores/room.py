@@ -47,6 +47,8 @@ class Room:
     """Accounts for free space between two looks at the file system.
 
     :param min_free: bytes that uploads leave free, for everything else on the disk.
+    :ivar claimed: bytes that running uploads have still to take.
+    :ivar claimed_elsewhere: the same of the other workers, as of late.
     :ivar free: bytes that the file system has free, None while that is not known.
     :ivar away: why the store can not be reached, empty if it can.
     :ivar doubtful: whether it can be reached, and nothing be written to it; one folder in it may be an exception.
@@ -56,7 +58,7 @@ class Room:
 
     def __init__(self, min_free: int) -> None:
         self._min_free = min_free
-        self._claimed = 0
+        self.claimed = self.claimed_elsewhere = 0
         self._away_lasts = False
         self.away = ""
         self.doubtful = False
@@ -74,7 +76,7 @@ class Room:
         self.free = space.free
         self.full = space.full or (space.free is not None and space.free <= self._min_free)
         self.ran_out = space.full
-        self._claimed = sum(claim.owed for claim in running)
+        self.claimed = sum(claim.owed for claim in running)
         self.away, self.doubtful = "", False
 
     def lost(self, reason: str, lasting: bool = False) -> None:
@@ -99,9 +101,10 @@ class Room:
             raise Away(self.away, self._away_lasts)
         if not size:
             return  # What goes on is looked at when its session is found.
-        if self.free is not None and size > self.free - self._min_free - self._claimed:
+        claimed = self.claimed + self.claimed_elsewhere
+        if self.free is not None and size > self.free - self._min_free - claimed:
             raise NoRoom(
-                f"{size} bytes do not fit: {self.free} are free, {self._claimed} are claimed by running uploads,"
+                f"{size} bytes do not fit: {self.free} are free, {claimed} are claimed by running uploads,"
                 f" {self._min_free} stay free (MinFreeSpace)"
             )
         if self.full:
@@ -113,4 +116,4 @@ class Room:
         :raises NoRoom: as :meth:`check`, which also says when it raises Away.
         """
         self.check(size)
-        self._claimed += size
+        self.claimed += size

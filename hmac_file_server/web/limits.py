@@ -6,6 +6,7 @@ from collections import Counter
 
 import attrs
 
+from hmac_file_server.share import NOTHING, Share
 from hmac_file_server.web.client import Peer, Proxies, one_user, speaks_for_others
 from hmac_file_server.web.errors import HTTPError, unavailable
 
@@ -31,12 +32,23 @@ class Limits:
 
 
 class Crowd:
-    """Who is there: connections by user, and requests by the user that a proxy named."""
+    """Who is there: connections by user, and requests by the user that a proxy named.
+
+    :ivar elsewhere: who is there in the other workers, as of late.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self.elsewhere = NOTHING
         self._connections = 0
         self._by_user: Counter[str] = Counter()
+
+    def share(self, claimed: int) -> Share:
+        """What this process has of what is bounded.
+
+        :param claimed: bytes of the store's free space.
+        """
+        return Share(self._connections, self._by_user, claimed)
 
     def connected(self, peer: Peer) -> str:
         """Count a connection.
@@ -44,8 +56,9 @@ class Crowd:
         :returns: under what, for :meth:`gone`; empty for a proxy, whose clients are counted one by one.
         :raises HTTPError: if it is one too many; it is not counted then.
         """
-        if self._connections >= self._limits.connections:
-            detail = f"too many connections: there are {self._connections} (MaxConnections)"
+        connections = self._connections + self.elsewhere.connections
+        if connections >= self._limits.connections:
+            detail = f"too many connections: there are {connections} (MaxConnections)"
             raise unavailable("connections", "too many connections", detail, seconds=5)
         user = "" if peer.trusted else one_user(peer.address)
         self._enter(user)
@@ -80,9 +93,10 @@ class Crowd:
     def _enter(self, user: str) -> None:
         if not user:
             return
-        if self._by_user[user] >= self._limits.per_address:
+        count = self._by_user[user] + self.elsewhere.by_user.get(user, 0)
+        if count >= self._limits.per_address:
             detail = (
-                f"too many at once from {user}: {self._by_user[user]} (MaxConnectionsPerAddress);"
+                f"too many at once from {user}: {count} (MaxConnectionsPerAddress);"
                 " if that is a proxy's address, add it to TrustedProxies"
             )
             headers = {b"Retry-After": b"5"}

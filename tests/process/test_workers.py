@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import resource
@@ -194,6 +195,23 @@ def test_a_worker_that_hangs_at_the_end(make_daemon: MakeDaemon) -> None:
     daemon = started(make_daemon(Workers=2, ShutdownTimeout=1).start(), 2)
     os.kill(workers(daemon)[0], signal.SIGSTOP)
     assert daemon.stop() in (0, -signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("key", "status"), [("MaxConnections", 503), ("MaxConnectionsPerAddress", 429)])
+def test_a_limit_for_all_together(make_daemon: MakeDaemon, key: str, status: int) -> None:
+    """However the clients are shared out, all workers together serve no more than the configuration says."""
+    daemon = started(make_daemon(Workers=2, TrustedProxies=[], **{key: 10}).start(), 2)
+
+    def asked() -> set[int]:
+        """What each worker, most probably, answers to one more."""
+        return {daemon.request("GET", "/upload/none").status for _ in range(8)}
+
+    eventually(lambda: asked() == {404})
+    with contextlib.ExitStack() as stack:
+        for _ in range(10):
+            stack.enter_context(daemon.wire().send(b"GET /upload/none HTTP/1.1\r\nHost: a\r\n\r\n")).answer()
+        eventually(lambda: asked() == {status}, what="both refuse")
+    eventually(lambda: asked() == {404}, what="both serve again")
 
 
 def test_stop_lets_uploads_finish(daemon: Daemon) -> None:
