@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -200,30 +201,70 @@ def test_folders_that_are_made_are_safe(tmp_path: Path, monkeypatch: pytest.Monk
     assert not flushed
 
 
-@pytest.mark.parametrize("anonymous", [True, False])
-def test_a_mount_of_the_same_file_system(store: LocalStore, tmp_path: Path, anonymous: bool) -> None:
-    """A file that needs no name is born where it is published; once another could not be, later ones are refused."""
-    store._place = attrs.evolve(store._place, anonymous=anonymous)
+@pytest.mark.parametrize("way", ["nameless", "linked", "renamed"])
+def test_a_mount_of_the_same_file_system(store: LocalStore, tmp_path: Path, way: str) -> None:
+    """A file is born where it is published: a folder that is bound into the store takes it."""
+    store._place = attrs.evolve(store._place, anonymous=way == "nameless", renames=way == "renamed")
     (tmp_path / "store/u").mkdir()
     (tmp_path / "elsewhere").mkdir()
     if os.geteuid() != 0 or subprocess.call(["mount", "--bind", tmp_path / "elsewhere", tmp_path / "store/u"]):
         missing("a folder can not be mounted")
     try:
         draft = written(store, A, b"AAAAA")
-        if anonymous:
-            draft.publish()
-            draft.close()
-            assert (tmp_path / "elsewhere/a/file").read_bytes() == b"AAAAA"
-            return
-        with pytest.raises(OSError, match="cross-device"):
-            draft.publish()
+        draft.publish()
         draft.close()
-        later = store.draft(B, 5, None)
-        with pytest.raises(OSError, match="cross-device"):
-            later.begin()
-        later.close()
+        assert os.listdir(tmp_path / "elsewhere") == ["a"]
+        assert (tmp_path / "elsewhere/a/file").read_bytes() == b"AAAAA"
     finally:
         subprocess.check_call(["umount", tmp_path / "store/u"])
+
+
+@pytest.mark.parametrize("way", ["nameless", "linked", "renamed"])
+def test_bound_while_it_comes(store: LocalStore, tmp_path: Path, way: str) -> None:
+    """A file that can not get its name where it was born is copied to where it can."""
+    store._place = attrs.evolve(store._place, anonymous=way == "nameless", renames=way == "renamed")
+    draft = store.draft(A, 5, b"image/png")
+    draft.write([b"AAAAA"])
+    (tmp_path / "store/u").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    if os.geteuid() != 0 or subprocess.call(["mount", "--bind", tmp_path / "elsewhere", tmp_path / "store/u"]):
+        missing("a folder can not be mounted")
+    try:
+        draft.publish()
+        draft.close()
+        assert (tmp_path / "elsewhere/a/file").read_bytes() == b"AAAAA"
+        with contextlib.closing(store.open(A)) as file:
+            assert file.media_type == b"image/png"
+        assert os.listdir(tmp_path / "elsewhere/a") == ["file"]
+    finally:
+        subprocess.check_call(["umount", tmp_path / "store/u"])
+    assert os.listdir(store.place.nursery) == []
+    assert sorted(os.listdir(tmp_path / "store")) == [".hmac-file-server", "u"]
+
+
+def test_what_a_note_tells_of(store: LocalStore, tmp_path: Path) -> None:
+    """What a killed daemon left outside its own folder is found by its note; what runs, or is not there yet, stays."""
+    store._place = attrs.evolve(store._place, anonymous=False)
+    (tmp_path / "store/u").mkdir()
+    living = written(store, A, b"AAAAA")
+    drafts = tmp_path / "store/.hmac-file-server"
+    (drafts / "0123.note").write_bytes(b"u")
+    (tmp_path / "store/u/.hmac-file-server-0123.part").write_bytes(b"left")
+    (drafts / "4567.note").write_bytes(b"u/soon")
+    (drafts / "89ab.note").write_bytes(b"u/../../outside")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/.hmac-file-server-89ab.part").touch()
+    (drafts / "cdef.note").write_bytes(b"u")
+    os.utime(drafts / "cdef.note", (0, 0))
+    assert store.sweep() == 2
+    assert {path.name for path in drafts.iterdir()} >= {"4567.note", "89ab.note"}
+    assert len(list(drafts.iterdir())) == 3
+    assert len(list((tmp_path / "store/u").iterdir())) == 1
+    assert len(list((tmp_path / "outside").iterdir())) == 1
+    living.publish()
+    living.close()
+    assert (tmp_path / "store/u/a/file").read_bytes() == b"AAAAA"
+    assert os.listdir(tmp_path / "store/u") == ["a"]
 
 
 def test_parent_is_removed_by_another_upload(
@@ -275,7 +316,7 @@ def test_sweep_takes_a_new_draft(store: LocalStore, monkeypatch: pytest.MonkeyPa
 
     def opened(name: Any, flags: int, *args: Any, **named: Any) -> int:
         descriptor = real(name, flags, *args, **named)
-        if flags & os.O_EXCL:
+        if flags & os.O_EXCL and name.endswith(b".part"):
             monkeypatch.setattr(os, "open", real)
             assert store.sweep() == 1
         return descriptor
@@ -346,7 +387,8 @@ def test_an_unfinished_file_is_removed(store: LocalStore, tmp_path: Path) -> Non
     """An upload whose file somebody removed meanwhile fails, and may be tried again by its client."""
     store._place = attrs.evolve(store._place, anonymous=False)
     draft = written(store, A, b"AAAAA")
-    shutil.rmtree(tmp_path / "store/.hmac-file-server")
+    [left] = (tmp_path / "store").glob(".hmac-file-server-*.part")
+    left.unlink()
     with pytest.raises(NotDurable):
         draft.publish()
     draft.close()

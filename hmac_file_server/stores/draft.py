@@ -20,6 +20,7 @@ from hmac_file_server.stores.place import Place
 from hmac_file_server.stores.rename import move
 from hmac_file_server.stores.reserve import check_length, reserve
 from hmac_file_server.stores.splice import Pipe, Source
+from hmac_file_server.stores.temporary import Temporary
 
 MIME_TYPE = "user.mime_type"
 """The extended attribute that keeps a verified type (freedesktop.org, Shared MIME-info)."""
@@ -80,7 +81,7 @@ class Draft:
         self._media_type = media_type
         self._file: int | None = None
         self._original: int | None = None
-        self._name: bytes | None = None
+        self._temporary: Temporary | None = None
         self._is_moved = False
         # A small body stays at hand until it is safe, to be written again if a flush fails.
         self._kept: Chunks | None = [] if place.fsync and size <= _KEPT else None
@@ -135,7 +136,7 @@ class Draft:
         """
         if self._file is None and self.condition is None and self._new_and_whole(chunks):
             # Nothing would be saved by looking first: publishing finds a slot that is taken.
-            self._file = self._with_folders(lambda folders: self._make_file(folders.innermost))
+            self._file = self._with_folders(self._make_file)
         self.begin()
         self._reserve(self._opened)
         self._write_out(chunks)
@@ -292,28 +293,22 @@ class Draft:
                     os.close(file)
 
     def _unlink_name(self) -> None:
-        if self._name is not None and not self._is_moved:
-            with contextlib.suppress(OSError):
-                os.unlink(self._name, dir_fd=self._place.nursery)
-        self._name, self._is_moved = None, False
+        if self._temporary is not None:
+            self._temporary.end(self._is_moved)
+        self._temporary, self._is_moved = None, False
 
-    def _make_file(self, folder: int) -> int:
-        """Make the file.
+    def _make_file(self, folders: Folders) -> int:
+        """Make the file in the deepest folder on its way that is there.
 
-        :param folder: the deepest one on the file's way that is there. A file without a name is born in it, and so
-            has its group, access list and quota, as have the folders that are made below it.
+        So it has that folder's group, access list, quota and disk, as have the folders that are made below it.
         """
-        if self._place.anonymous:
-            file = _nameless(self._place, folder)
-        else:
-            self._name = _new_name()
-            file = self._place.create(self._name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        file, self._temporary = _born(self._place, folders)
         try:
-            if self._name is not None or self._place.fsync:
+            if self._temporary is not None or self._place.fsync:
                 # Held while the upload lives. It tells the sweep of another daemon to leave a named file alone,
                 # and a second upload of the same bytes to wait until our folders are flushed.
                 _lock(file, fcntl.LOCK_EX)
-            if self._name is not None and not os.fstat(file).st_nlink:
+            if self._temporary is not None and not os.fstat(file).st_nlink:
                 raise BlockingIOError(errno.EAGAIN, "a sweep took the new file for an old one")
             self._prepare(file)
         except BaseException:
@@ -382,15 +377,16 @@ class Draft:
         if self._is_moved:
             return False  # It has the name, whose folders could not be flushed, and could not be taken back then.
         try:
-            if self._name is None:
+            if self._temporary is None:
                 # linkat with AT_SYMLINK_FOLLOW names a file that has none.
                 nameless = f"/proc/self/fd/{self._file}"
                 os.link(nameless, name, dst_dir_fd=folders.innermost, follow_symlinks=True)
             elif self._place.renames:
-                move(self._name, self._place.nursery, name, folders.innermost)
+                move(self._temporary.name, self._temporary.folder, name, folders.innermost)
                 self._is_moved = True
             else:
-                os.link(self._name, name, src_dir_fd=self._place.nursery, dst_dir_fd=folders.innermost)
+                temporary = self._temporary
+                os.link(temporary.name, name, src_dir_fd=temporary.folder, dst_dir_fd=folders.innermost)
         except FileExistsError:
             return False
         except FileNotFoundError:
@@ -398,9 +394,8 @@ class Draft:
             self._place.mend()
             return False
         except OSError as error:
-            ours = self._name is not None and self._place.anonymous and _on_one(folders.innermost, self._opened)
-            if error.errno == errno.EXDEV and ours:
-                yield from self._copy(folders.innermost)
+            if error.errno == errno.EXDEV and self._is_elsewhere(folders):
+                yield from self._copy(folders)
                 return (yield from self._link(folders))
             if error.errno == errno.EXDEV and self._stat(folders) is not None:
                 return False  # rename(2) looks at the mounts first, link(2) at the names.
@@ -414,37 +409,46 @@ class Draft:
                 raise
         return True
 
-    def _copy(self, folder: int) -> Steps:
-        """Go on with a copy that was born in the file's folder, whose quota is not that of the drafts."""
-        copy = _nameless(self._place, folder)
+    def _is_elsewhere(self, folders: Folders) -> bool:
+        """Whether the file was born elsewhere on the same file system: with another quota, disk or mount."""
+        return self._original is None and _on_one(folders.innermost, self._place.nursery)
+
+    def _copy(self, folders: Folders) -> Steps:
+        """Go on with a copy that was born in the file's own folder."""
+        copy, temporary = _born(self._place, folders)
         try:
-            if self._place.fsync:
+            if temporary is not None or self._place.fsync:
                 _lock(copy, fcntl.LOCK_EX)
             with contextlib.suppress(OSError):
                 _set_type(copy, os.getxattr(self._opened, MIME_TYPE))
-            copied = 0
-            while copied < self._size:
-                done = os.copy_file_range(self._opened, copy, self._size - copied, copied, copied)
-                if not done:
-                    raise NotDurable(errno.EIO, "the file system lost bytes that it had taken")
-                copied += done
+            self._copy_to(copy)
             if self._place.fsync:
                 yield [copy]
         except BaseException:
             os.close(copy)
+            if temporary is not None:
+                temporary.end()
             raise
         self._unlink_name()
-        if self._original is None:
-            self._original = self._opened  # Stays open, for its lock, as long as the upload lives.
-        else:
-            os.close(self._opened)
-        self._file, self._name = copy, None
+        self._original = self._opened  # Stays open, for its lock, as long as the upload lives.
+        self._file, self._temporary = copy, temporary
+
+    def _copy_to(self, copy: int) -> None:
+        copied = 0
+        while copied < self._size:
+            if self._place.file_system.special:  # Where it can, the file system shares the bytes.
+                done = os.copy_file_range(self._opened, copy, self._size - copied, copied, copied)
+            else:
+                done = os.pwrite(copy, os.pread(self._opened, min(_BLOCK, self._size - copied), copied), copied)
+            if not done:
+                raise NotDurable(errno.EIO, "the file system lost bytes that it had taken")
+            copied += done
 
     def _look_for_name(self) -> None:
         """:raises NotDurable: if somebody has removed the draft."""
         try:
-            if self._name is not None:
-                os.stat(self._name, dir_fd=self._place.nursery, follow_symlinks=False)
+            if self._temporary is not None:
+                os.stat(self._temporary.name, dir_fd=self._temporary.folder, follow_symlinks=False)
         except FileNotFoundError:
             raise NotDurable(errno.ESTALE, "somebody has removed the unfinished file") from None
 
@@ -455,15 +459,16 @@ class Draft:
         """
         public = self._path.segments[-1]
         if self._is_moved:
-            assert self._name is not None
+            assert self._temporary is not None
             self._place.mend()
-            os.rename(public, self._name, src_dir_fd=folders.innermost, dst_dir_fd=self._place.nursery)
+            temporary = self._temporary
+            os.rename(public, temporary.name, src_dir_fd=folders.innermost, dst_dir_fd=temporary.folder)
             self._is_moved = False
-        elif self._name is None:
-            drafted = _new_name()
+        elif self._temporary is None:
+            drafted = Temporary.among_drafts(self._place)
             self._place.mend()
             try:
-                os.rename(public, drafted, src_dir_fd=folders.innermost, dst_dir_fd=self._place.nursery)
+                os.rename(public, drafted.name, src_dir_fd=folders.innermost, dst_dir_fd=drafted.folder)
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
@@ -471,7 +476,7 @@ class Draft:
                 os.unlink(public, dir_fd=folders.innermost)
                 self._lost = self._start_over(error)
                 raise OSError(errno.ESTALE, "the file's folder could not be flushed") from None
-            self._name = drafted
+            self._temporary = drafted
         else:
             os.unlink(public, dir_fd=folders.innermost)
 
@@ -530,7 +535,7 @@ class Draft:
 
     def _look_and_make(self, folders: Folders) -> int:
         self._look(folders)
-        return self._make_file(folders.innermost)
+        return self._make_file(folders)
 
     def _look(self, folders: Folders) -> None:
         there = self._stat(folders) if folders.depth == len(self._path.segments) - 1 else None
@@ -601,20 +606,30 @@ def _on_one(one: int, other: int) -> bool:
     return os.fstat(one).st_dev == os.fstat(other).st_dev
 
 
-def _nameless(place: Place, folder: int) -> int:
-    """A new file without a name, in a folder of the store; among the drafts where something else is mounted there."""
+def _born(place: Place, folders: Folders) -> tuple[int, Temporary | None]:
+    """A new file in the innermost of the folders; among the drafts where something else is mounted there.
+
+    :returns: its descriptor, and its name if it has one.
+    """
+    is_here = _on_one(folders.innermost, place.nursery)
+    if place.anonymous:
+        return _nameless(place, folders.innermost if is_here else place.nursery), None
+    temporary = Temporary.in_folder(place, folders) if is_here else Temporary.among_drafts(place)
     try:
-        if not _on_one(folder, place.nursery):
-            return place.create(b".", os.O_RDWR | os.O_TMPFILE, 0o644)
+        return temporary.make(), temporary
+    except BaseException:
+        temporary.end()
+        raise
+
+
+def _nameless(place: Place, folder: int) -> int:
+    """A new file without a name."""
+    try:
         return os.open(b".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o644, dir_fd=folder)
     except OSError as error:
         if not os.fstat(folder).st_nlink:  # ext4 says EPERM then.
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
         raise at(error, folder) from None
-
-
-def _new_name() -> bytes:
-    return b"%b.part" % secrets.token_hex(16).encode("ascii")
 
 
 def _lock(file: int, how: int) -> None:

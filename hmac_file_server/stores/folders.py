@@ -38,6 +38,11 @@ class Folders:
             raise
 
     @property
+    def path(self) -> Sequence[bytes]:
+        """The names of those that there are."""
+        return self._names[: self.depth]
+
+    @property
     def depth(self) -> int:
         """How many of the folders there are."""
         return len(self._chain) - 1

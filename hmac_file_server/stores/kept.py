@@ -11,8 +11,9 @@ import attrs
 from hmac_file_server.stores.draft import Chunks, Draft, SlotTaken, WrongFile, has_digest
 from hmac_file_server.stores.faults import BadName, NotDurable, TooLong, is_full
 from hmac_file_server.stores.flush import run_alone
-from hmac_file_server.stores.sessions import NoSession, Session, SessionFiles
+from hmac_file_server.stores.sessions import DATA, NoSession, Session, SessionFiles, name_of
 from hmac_file_server.stores.splice import Source
+from hmac_file_server.stores.temporary import Temporary
 
 SAVE_BYTES = 16 << 20
 """After so many bytes what has come is made safe, and the client is told."""
@@ -226,7 +227,9 @@ class KeptDraft(Draft):
             os.ftruncate(self._file, self.position)  # Gives back what was reserved behind it.
             return
         self.digests = [digest for digest in (self.session.digest, part.whole_digest) if digest is not None]
-        self._name = self.token.encode("ascii") + b".data"
+        if self._original is None:
+            # Its name goes with the session, not with the request.
+            self._temporary = Temporary(self._place, self._place.nursery, name_of(self.token, DATA), stays=True)
         super().publish()
         with contextlib.suppress(OSError):
             self._files.finish(self.session)
@@ -248,9 +251,6 @@ class KeptDraft(Draft):
             pass  # What was safe before is safe still.
         finally:
             self.close()
-
-    def _unlink_name(self) -> None:
-        """The name of the data goes with the session, not with the request."""
 
 
 def _is_final(reason: Exception) -> bool:

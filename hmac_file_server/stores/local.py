@@ -23,6 +23,7 @@ from hmac_file_server.stores.place import FOLDER, Place
 from hmac_file_server.stores.rename import replaces_nothing
 from hmac_file_server.stores.room import Space
 from hmac_file_server.stores.sessions import KEPT, LEFT_SECONDS
+from hmac_file_server.stores.temporary import NOTE, hidden, noted
 
 _NO_FILE = {
     errno.ENOENT,
@@ -247,21 +248,43 @@ class LocalStore:
         """Remove what uploads of dead daemons left, but for what can be resumed; returns how many files."""
         removed = 0
         for left in self._place.drafts():
-            if left.endswith(KEPT):
-                continue
             with contextlib.suppress(OSError):
-                descriptor = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._place.nursery)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    # On a network's file system another host's lock may not be seen here.
-                    locks_tell = self._place.file_system.special
-                    if not locks_tell and os.fstat(descriptor).st_mtime + LEFT_SECONDS > time.time():
-                        continue
-                    os.unlink(left, dir_fd=self._place.nursery)
-                    removed += 1
-                finally:
-                    os.close(descriptor)
+                if left.endswith(NOTE):
+                    removed += self._follow(left)
+                elif not left.endswith(KEPT):
+                    removed += self._remove_left(left, self._place.nursery)
         return removed
+
+    def _follow(self, note: bytes) -> bool:
+        """Remove what a note tells of, and it, if its daemon is dead."""
+        try:
+            folders = Folders(self._place.root, noted(self._place, note))
+            try:
+                if not self._remove_left(hidden(note.removesuffix(NOTE)), folders.innermost):
+                    return False
+            finally:
+                folders.close()
+        except (FileNotFoundError, NotADirectoryError):
+            # It is published by now, or not made yet.
+            there = os.stat(note, dir_fd=self._place.nursery, follow_symlinks=False)
+            if there.st_mtime + LEFT_SECONDS > time.time():
+                return False
+        os.unlink(note, dir_fd=self._place.nursery)
+        return True
+
+    def _remove_left(self, name: bytes, folder: int) -> bool:
+        """Remove a file, unless somebody works on it."""
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # On a network's file system another host's lock may not be seen here.
+            locks_tell = self._place.file_system.special
+            if not locks_tell and os.fstat(descriptor).st_mtime + LEFT_SECONDS > time.time():
+                return False
+            os.unlink(name, dir_fd=folder)
+            return True
+        finally:
+            os.close(descriptor)
 
     def close(self) -> None:
         """Let go of the folder."""

@@ -125,7 +125,7 @@ class SessionFiles:
     def write(self, session: Session, flush: bool = True) -> None:
         """Write a record in one step; with ``flush`` it, and the name of its data, survive a power loss."""
         nursery = self.place.nursery
-        new, name = _name(session.token, _NEW), _name(session.token, RECORD)
+        new, name = name_of(session.token, _NEW), name_of(session.token, RECORD)
         flush = flush and self.place.fsync
         record = self.place.create(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _FLAGS, 0o600)
         try:
@@ -155,7 +155,7 @@ class SessionFiles:
 
     def _read(self, token: str) -> bytes:
         try:
-            record = os.open(_name(token, RECORD), os.O_RDONLY | _FLAGS, dir_fd=self.place.nursery)
+            record = os.open(name_of(token, RECORD), os.O_RDONLY | _FLAGS, dir_fd=self.place.nursery)
         except FileNotFoundError:
             raise _NoRecord from None
         except OSError as error:
@@ -257,7 +257,7 @@ class SessionFiles:
 
     def _lock(self, token: str) -> int:
         try:
-            data = os.open(_name(token, DATA), os.O_RDWR | _FLAGS, dir_fd=self.place.nursery)
+            data = os.open(name_of(token, DATA), os.O_RDWR | _FLAGS, dir_fd=self.place.nursery)
         except FileNotFoundError:
             raise NoSession from None
         except OSError as error:
@@ -281,7 +281,7 @@ class SessionFiles:
 
         :returns: its descriptor, held as by :meth:`hold`.
         """
-        os.close(self.place.create(_name(session.token, DATA), os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o644))
+        os.close(self.place.create(name_of(session.token, DATA), os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o644))
         self.place.index.add(session.token)
         try:
             return self._lock(session.token)
@@ -344,7 +344,7 @@ class SessionFiles:
     def want(self, token: str) -> None:
         """Ask whoever holds a session to let go of it."""
         try:
-            os.close(self.place.create(_name(token, WANTED), os.O_WRONLY | os.O_CREAT | _FLAGS, 0o600))
+            os.close(self.place.create(name_of(token, WANTED), os.O_WRONLY | os.O_CREAT | _FLAGS, 0o600))
         except OSError as error:
             # JuiceFS makes nothing while another machine's removal of the name is not seen here; it is asked again.
             if not is_gone(error):
@@ -352,7 +352,7 @@ class SessionFiles:
 
     def wanted(self, token: str) -> bool:
         """Whether somebody else waits for a session that is held here."""
-        return os.access(_name(token, WANTED), os.F_OK, dir_fd=self.place.nursery)
+        return os.access(name_of(token, WANTED), os.F_OK, dir_fd=self.place.nursery)
 
     def sweep(self) -> list[Session]:
         """Remove what has ended, and of what is complete all but the newest.
@@ -433,13 +433,13 @@ class SessionFiles:
         times = [0.0]
         for suffix in suffixes:
             with contextlib.suppress(FileNotFoundError):
-                there = os.stat(_name(token, suffix), dir_fd=self.place.nursery, follow_symlinks=False)
+                there = os.stat(name_of(token, suffix), dir_fd=self.place.nursery, follow_symlinks=False)
                 times.append(there.st_mtime)
         return max(times)
 
     def _exists(self, token: str, suffix: bytes) -> bool:
         try:
-            there = os.stat(_name(token, suffix), dir_fd=self.place.nursery, follow_symlinks=False)
+            there = os.stat(name_of(token, suffix), dir_fd=self.place.nursery, follow_symlinks=False)
         except FileNotFoundError:
             return False
         return stat.S_ISREG(there.st_mode)
@@ -452,7 +452,7 @@ class SessionFiles:
 
     def _unlink(self, token: str, suffix: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(_name(token, suffix), dir_fd=self.place.nursery)
+            os.unlink(name_of(token, suffix), dir_fd=self.place.nursery)
 
 
 def _was_public(session: Session, data: int) -> bool:
@@ -470,7 +470,8 @@ def _trim(data: int, size: int) -> None:
     os.ftruncate(data, size)
 
 
-def _name(token: str, suffix: bytes) -> bytes:
+def name_of(token: str, suffix: bytes) -> bytes:
+    """What a session's file is called."""
     return token.encode("ascii") + suffix
 
 

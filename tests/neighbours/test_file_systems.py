@@ -63,9 +63,9 @@ class Disk:
             self._program.end()
 
 
-def _mergerfs(disk: Disk) -> None:
+def _mergerfs(disk: Disk, policy: str) -> None:
     branches = f"{disk.branch('first')}:{disk.branch('second')}"
-    disk.served("mergerfs", "-f", "-o", "category.create=rand", branches, disk.mount)
+    disk.served("mergerfs", "-f", "-o", f"category.create={policy}", branches, disk.mount)
 
 
 def _gocryptfs(disk: Disk, *options: str) -> None:
@@ -101,7 +101,8 @@ KINDS: dict[str, Callable[[Disk], None]] = {
     "overlayfs": _overlay,
     "tmpfs without a size": lambda disk: disk.mounted("-t", "tmpfs", "-o", "size=0", "none"),
     "ramfs": lambda disk: disk.mounted("-t", "ramfs", "none"),
-    "mergerfs": _mergerfs,
+    "mergerfs": lambda disk: _mergerfs(disk, "rand"),
+    "mergerfs with existing paths": lambda disk: _mergerfs(disk, "epmfs"),
     "bindfs": lambda disk: disk.served("bindfs", "-f", disk.branch(), disk.mount),
     "gocryptfs": _gocryptfs,
     "gocryptfs with short names": lambda disk: _gocryptfs(disk, "-longnames=false"),
@@ -113,6 +114,7 @@ PROGRAMS = {
     "xfs": ["mkfs.xfs", "chattr"],
     "btrfs": ["mkfs.btrfs"],
     "mergerfs": ["mergerfs"],
+    "mergerfs with existing paths": ["mergerfs"],
     "bindfs": ["bindfs"],
     "gocryptfs": ["gocryptfs"],
     "gocryptfs with short names": ["gocryptfs"],
@@ -276,6 +278,26 @@ def test_a_subvolume_in_the_store(daemon: Daemon) -> None:
     run("btrfs", "subvolume", "create", daemon.store / "inside")
     assert refused(daemon, "inside/new.bin", LARGE) == (500, None)
     assert daemon.put("inside/new.bin", b"hello").status == 500
+
+
+@on("mergerfs with existing paths")
+def test_a_folder_on_another_disk(daemon: Daemon) -> None:
+    """Where the disks of a pool have folders of their own, uploads go to the one that has theirs, also in parts."""
+    drafts = daemon.store / ".hmac-file-server"
+    pool = daemon.store.parent.parent
+    [without] = [each for each in (pool / "first", pool / "second") if not (each / "store/.hmac-file-server").exists()]
+    (without / "store/alice").mkdir(parents=True)
+    for size in (0, 5, LARGE):
+        path = f"alice/slot/{size}.bin"
+        assert [daemon.put(path, bytes(size)).status for _ in range(2)] == [201, 201]
+        assert daemon.put(path, bytes(size + 1)).status == 409
+        assert (without / "store" / path).stat().st_size == size
+    upload = Resumable.create(daemon.port, "alice/slot/parts.bin")
+    with upload.append(upload.offset()) as wire:
+        assert wire.final().status == 201
+    assert (without / "store" / upload.path).read_bytes() == BODY
+    assert sorted(os.listdir(daemon.store / "alice/slot")) == ["0.bin", f"{LARGE}.bin", "5.bin", "parts.bin"]
+    assert {name for name in os.listdir(drafts) if not name.endswith(".session")} == set()
 
 
 @on("gocryptfs with short names")

@@ -12,6 +12,7 @@ import attrs
 import pytest
 
 from hmac_file_server.slots.path import SlotPath, slot_path
+from hmac_file_server.stores.folders import names_in
 from hmac_file_server.stores.local import LocalStore, NoSuchFile
 from hmac_file_server.stores.sessions import Held, Session, SessionFiles, new_token
 from tests.neighbours.resumable import BODY, Resumable, ask
@@ -182,8 +183,8 @@ def test_seen_while_it_arrives(volume: Volume, monkeypatch: pytest.MonkeyPatch) 
 
 def has_draft(store: LocalStore) -> bool:
     """Whether there is an unfinished file, and can be looked at."""
-    names = [name for name in store.place.drafts() if name.endswith(b".part")]
-    return any(os.stat(name, dir_fd=store.place.nursery) for name in names)
+    names = [name for name in names_in(store.place.root) if name.endswith(b".part")]
+    return any(os.stat(name, dir_fd=store.place.root) for name in names)
 
 
 def content(store: LocalStore, path: SlotPath) -> bytes:
