@@ -309,7 +309,7 @@ def test_completed_while_it_is_taken(files: SessionFiles) -> None:
     assert (session.complete, data) == (True, -1)
 
 
-@pytest.mark.parametrize("code", [errno.ENOENT, errno.ESTALE])
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.ESTALE, errno.EBADF])
 @pytest.mark.parametrize("call", ["read", "fstat", "pread"])
 def test_replaced_while_it_is_taken(
     files: SessionFiles, monkeypatch: pytest.MonkeyPatch, call: str, code: int

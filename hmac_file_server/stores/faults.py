@@ -93,8 +93,8 @@ def is_lasting(error: BaseException | None) -> bool:
 
 
 def is_gone(error: OSError) -> bool:
-    """Whether somebody has removed what was to be used."""
-    return error.errno in (errno.ENOENT, errno.ESTALE)
+    """Whether somebody has removed what was to be used; of an open file JuiceFS says EBADF then, now and again."""
+    return error.errno in (errno.ENOENT, errno.ESTALE, errno.EBADF)
 
 
 def refuses_name(error: OSError) -> bool:
