@@ -159,6 +159,8 @@ class SessionFiles:
         except FileNotFoundError:
             raise _NoRecord from None
         except OSError as error:
+            if is_gone(error):
+                raise _Replaced from None
             raise at(error, self.place.nursery) from None  # Without the name, which is good for an upload.
         try:
             return os.read(record, _LARGEST_RECORD)
@@ -261,6 +263,8 @@ class SessionFiles:
         except FileNotFoundError:
             raise NoSession from None
         except OSError as error:
+            if is_gone(error):
+                raise Held(token) from None
             raise at(error, self.place.nursery) from None
         try:
             fcntl.flock(data, fcntl.LOCK_EX | fcntl.LOCK_NB)
