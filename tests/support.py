@@ -45,6 +45,12 @@ def put_target(path: str, size: int, prefix: str = "/upload/", secret: str = SEC
     return f"{prefix}{quote(path)}?v={v(path, size, secret)}"
 
 
+def put_head(path: str, size: int, *headers: str, secret: str = SECRET) -> bytes:
+    """The head of a PUT to a slot that is signed with v."""
+    target = put_target(path, size, secret=secret)
+    return "\r\n".join([f"PUT {target} HTTP/1.1", "Host: a", f"Content-Length: {size}", *headers, "", ""]).encode()
+
+
 _given_ports: set[int] = set()
 # Of several processes that test at the same time, each has ports of its own.
 _TESTERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -309,6 +315,31 @@ class Daemon:
             text = wire.answer().body.decode()
         found = re.search(rf"^{re.escape(name + labels)} (\S+)$", text, re.MULTILINE)
         return float(found[1]) if found else 0.0
+
+    def running(self) -> float:
+        """How many uploads run."""
+        return self.metric("hmac_file_server_uploads_in_progress")
+
+    def ready(self) -> tuple[int, str]:
+        """What /readyz answers."""
+        with Wire(self.metrics_port) as wire:
+            answer = wire.send(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n").answer()
+            return answer.status, answer.body.decode()
+
+    def refused(self, path: str, size: int) -> tuple[int, str | None]:
+        """The answer to a PUT whose body is never sent, and whether it asks to come again."""
+        with self.wire() as wire:
+            answer = wire.send(put_head(path, size)).answer()
+            return answer.status, answer.headers.get("retry-after")
+
+    def descriptors(self) -> int:
+        """How many it has open."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def resident(self) -> int:
+        """Bytes of memory."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) << 10
 
     def unread(self) -> int:
         """Bytes that clients have sent and the daemon has not read."""

@@ -12,7 +12,7 @@ import pytest
 
 from tests.neighbours.program import Program, find, run
 from tests.neighbours.resumable import BODY, Resumable
-from tests.support import Daemon, Wire, eventually, missing, need, put_target
+from tests.support import Daemon, Wire, eventually, missing, need
 
 MakeDaemon = Callable[..., Daemon]
 
@@ -151,14 +151,6 @@ def daemon(make_daemon: MakeDaemon, disk: Path) -> Daemon:
     return make_daemon(StoreDir=str(disk / "store"), MinFreeSpace=0).start()
 
 
-def refused(daemon: Daemon, path: str, size: int) -> tuple[int, str | None]:
-    """The answer to a PUT whose body is never sent, and whether it asks to come again."""
-    with daemon.wire() as wire:
-        head = f"PUT {put_target(path, size)} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n"
-        answer = wire.send(head.encode()).answer()
-        return answer.status, answer.headers.get("retry-after")
-
-
 def test_uploads_and_downloads(daemon: Daemon) -> None:
     """Small and large files come and go, also again and in parts, and nothing is left over."""
     files = {f"slot{size}/f\N{LATIN SMALL LETTER U WITH DIAERESIS}r \N{PARTY POPPER}.bin": os.urandom(size)
@@ -204,7 +196,7 @@ def test_a_folder_on_another_file_system(daemon: Daemon) -> None:
     try:
         (inside / "slot").mkdir()
         (inside / "slot/old.bin").write_bytes(b"hello")
-        assert refused(daemon, "inside/slot/new.bin", LARGE) == (500, None)
+        assert daemon.refused("inside/slot/new.bin", LARGE) == (500, None)
         assert daemon.put("inside/slot/new.bin", b"hello").status == 500
         line = f"store: {inside}/slot: Invalid cross-device link, for the user root (0); StoreDir must be one"
         eventually(lambda: line in daemon.log, what=line)
@@ -276,7 +268,7 @@ def test_what_a_folder_hands_down(daemon: Daemon) -> None:
 def test_a_subvolume_in_the_store(daemon: Daemon) -> None:
     """A subvolume of the same Btrfs is refused like another file system."""
     run("btrfs", "subvolume", "create", daemon.store / "inside")
-    assert refused(daemon, "inside/new.bin", LARGE) == (500, None)
+    assert daemon.refused("inside/new.bin", LARGE) == (500, None)
     assert daemon.put("inside/new.bin", b"hello").status == 500
 
 
@@ -306,7 +298,7 @@ def test_names_that_are_too_long(daemon: Daemon, path: str) -> None:
     """Names that the file system can not hold are refused before the body, whatever it says of itself."""
     assert os.statvfs(daemon.store).f_namemax == 255
     for size in (5, LARGE):
-        assert refused(daemon, path.format("x" * 200), size) == (400, None)
+        assert daemon.refused(path.format("x" * 200), size) == (400, None)
     assert daemon.put(path.format("x" * 170), b"hello").status == 201
     assert daemon.get(path.format("x" * 170)).body == b"hello"
     assert daemon.get(path.format("x" * 200)).status == 404
@@ -316,7 +308,7 @@ def test_names_that_are_too_long(daemon: Daemon, path: str) -> None:
 def test_characters_that_can_not_be(daemon: Daemon) -> None:
     """Characters that the file system refuses in names are refused before the body."""
     for name in ("a:b.bin", "what?.bin", 'say "a".bin', "a|b", "a*b", "<a>"):
-        assert refused(daemon, f"slot/{name}", 5) == (400, None)
+        assert daemon.refused(f"slot/{name}", 5) == (400, None)
         assert daemon.get(f"slot/{name}").status == 404
     assert daemon.put("slot/a;b.bin", b"hello").status == 201
 
@@ -337,7 +329,7 @@ def test_a_store_that_is_full(make_daemon: MakeDaemon, tmp_path: Path) -> None:
             while True:
                 file.write(bytes(1 << 16))
         eventually(lambda: daemon.metric(READY) == 0)
-        assert refused(daemon, "slot/b.bin", 5) == (507, None)
+        assert daemon.refused("slot/b.bin", 5) == (507, None)
         with Wire(daemon.metrics_port) as wire:
             assert wire.send(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n").answer().status == 200
         assert daemon.get("slot/a.bin").body == b"hello"
@@ -366,7 +358,7 @@ def test_a_store_that_is_read_only(make_daemon: MakeDaemon, tmp_path: Path) -> N
         run("mount", "-o", "remount,ro", folder)
         eventually(lambda: daemon.metric(READY) == 0)
         for size in (5, LARGE):
-            assert refused(daemon, "slot/b.bin", size) == (500, None)
+            assert daemon.refused("slot/b.bin", size) == (500, None)
         eventually(lambda: "Read-only file system, for the user root (0); mount it for writing" in daemon.log)
         assert daemon.get("slot/a.bin").body == b"hello"
         run("mount", "-o", "remount,rw", folder)

@@ -258,7 +258,7 @@ def test_a_cut_leaves_nothing_that_nobody_hears_of(house: House, protocol: str, 
     with house.connect(protocol) as client:
         client.begin("PUT", put_target(slot, len(body)), len(body), **resumable(6))
         client.send(body[: 3 * MIB])
-    eventually(lambda: house.daemon.metric("hmac_file_server_uploads_in_progress") == 0)
+    eventually(lambda: house.daemon.running() == 0)
     eventually(lambda: arrived(house.daemon) == 0)
     assert house.daemon.files() == before
     with house.connect(protocol) as client:

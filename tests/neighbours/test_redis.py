@@ -403,7 +403,7 @@ def test_stops_while_redis_hangs(make_redis: Callable[..., Redis], make_daemon: 
     eventually(lambda: _is_up(daemon), what="Redis is used")
     with stopped(redis):
         wire = begin(daemon, "a/runs.bin")
-        eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == 1)
+        eventually(lambda: daemon.running() == 1)
         os.kill(daemon.pid, signal.SIGTERM)
         assert finish(wire).status == 201
         assert daemon.process is not None

@@ -72,7 +72,7 @@ def test_two_machines(volume: Volume, machines: list[Daemon]) -> None:
         upload = Resumable.create(machines[number % 2].port, f"resumed{number}/file.bin")
         upload.append(0, 40_000).close()
         # The other machine goes on, as soon as the first one has noticed that its client is gone.
-        eventually(lambda: machines[number % 2].metric("hmac_file_server_uploads_in_progress") == 0)
+        eventually(lambda: machines[number % 2].running() == 0)
         upload = attrs.evolve(upload, port=there.port)
         eventually(lambda: ask(there.port, "HEAD", upload.location).status == 204)
         with upload.append(upload.offset()) as wire:

@@ -441,7 +441,7 @@ def test_an_unfinished_upload(shared: Daemon) -> None:
     with shared.wire() as wire:
         head = f"PUT {put_target('unfinished/a.bin', len(body))} HTTP/1.1\r\nHost: a\r\n"
         wire.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:-1])
-        eventually(lambda: shared.metric("hmac_file_server_uploads_in_progress") == 1)
+        eventually(lambda: shared.running() == 1)
         assert shared.get("unfinished/a.bin").status == 404
         assert shared.request("HEAD", "/upload/unfinished/a.bin").status == 404
         assert untouched(shared, "unfinished")
@@ -689,7 +689,7 @@ def test_one_line_a_request(make_daemon: MakeDaemon, tmp_path: Path) -> None:
     exchange(daemon, b"nonsense\r\n\r\n")
     with daemon.wire() as wire:
         wire.send(put("slot/c.bin", b"hello")[:-1])
-        eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == 1)
+        eventually(lambda: daemon.running() == 1)
     lines = finished(daemon, 14, log)
     found = [re.fullmatch(r"\S+ (?P<level>\w+) +(?P<rest>.*)", line) for line in lines]
     rest = [re.sub(r" \d+\.\d{3}s ", " ", match["rest"]) for match in found if match]
@@ -752,7 +752,7 @@ def test_no_signature_in_the_log(make_daemon: MakeDaemon) -> None:
             assert wire.answer().status in (400, 403, 404, 405)
     with daemon.wire() as wire:
         wire.send(f"PUT /upload/slot/d.bin?v={signature} HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhe".encode())
-        eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == 1)
+        eventually(lambda: daemon.running() == 1)
     eventually(lambda: "broken off" in daemon.log)
     daemon.stop()
     log = daemon.log.lower()

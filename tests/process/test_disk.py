@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import Daemon, Wire, eventually, missing, need, put_target
+from tests.support import Daemon, eventually, missing, need, put_head, put_target
 
 MakeDaemon = Callable[..., Daemon]
 
@@ -190,13 +190,11 @@ def test_a_client_that_leaves_ends_the_retries(faulty: Callable[..., Daemon]) ->
     """While a step waits to be tried again, a client that leaves ends the upload, and nothing stays."""
     daemon = faulty("writev:error=EIO", RetryDelay=3600, ChunkSize=65536)
     with daemon.wire() as wire:
-        wire.send(
-            f"PUT {put_target('slot/a.bin', 1048576)} HTTP/1.1\r\nHost: a\r\nContent-Length: 1048576\r\n\r\n".encode()
-        )
+        wire.send(put_head("slot/a.bin", 1048576))
         wire.send(b"x" * 200_000)
         eventually(lambda: daemon.metric("hmac_file_server_upload_retries_total") == 1)
-        assert daemon.metric("hmac_file_server_uploads_in_progress") == 1
-    eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == 0)
+        assert daemon.running() == 1
+    eventually(lambda: daemon.running() == 0)
     nothing_stays(daemon)
 
 
@@ -206,9 +204,7 @@ def test_a_full_disk_is_known_before_the_body(make_daemon: MakeDaemon, small_dis
     eventually(lambda: daemon.metric("hmac_file_server_store_free_bytes") > 0)
     with daemon.wire() as wire:
         size = 9 << 20
-        wire.send(
-            f"PUT {put_target('slot/a.bin', size)} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode()
-        )
+        wire.send(put_head("slot/a.bin", size))
         assert wire.answer().status == 507
     nothing_stays(daemon)
 
@@ -279,10 +275,10 @@ def test_a_slow_flush_keeps_nobody_waiting(make_daemon: MakeDaemon) -> None:
             wire.send(
                 f"PUT {put_target('slot/new.bin', 3)} HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nnew".encode()
             )
-            eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == 1)
+            eventually(lambda: daemon.running() == 1)
             for _ in range(20):
                 assert daemon.get("slot/old.bin").body == b"old"
-            assert daemon.metric("hmac_file_server_uploads_in_progress") == 1
+            assert daemon.running() == 1
             # Let go by strace, the flush ends.
             slow.terminate()
             assert wire.answer().status == 201
@@ -298,7 +294,7 @@ def test_a_file_system_turned_read_only(make_daemon: MakeDaemon, small_disk: Pat
     with daemon.wire() as wire:
         # Begun before and not refused in time: what fails is the publishing, or already the first write.
         wire.send(f"PUT {put_target('slot/a.bin', 5)} HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhe".encode())
-        eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == 1)
+        eventually(lambda: daemon.running() == 1)
         subprocess.check_call(["mount", "-o", "remount,ro", str(small_disk)])
         wire.send(b"llo")
         answer = wire.answer()
@@ -306,11 +302,6 @@ def test_a_file_system_turned_read_only(make_daemon: MakeDaemon, small_disk: Pat
     assert daemon.get("slot/old.bin").body == b"old"
     subprocess.check_call(["mount", "-o", "remount,rw", str(small_disk)])
     assert daemon.put("slot/a.bin", b"hello").status == 201
-
-
-def ready(daemon: Daemon) -> int:
-    with Wire(daemon.metrics_port) as wire:
-        return wire.send(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n").answer().status
 
 
 def test_a_store_that_is_unmounted(make_daemon: MakeDaemon, small_disk: Path, tmp_path: Path) -> None:
@@ -322,12 +313,12 @@ def test_a_store_that_is_unmounted(make_daemon: MakeDaemon, small_disk: Path, tm
     try:
         subprocess.check_call(["umount", "-l", str(small_disk)])
         eventually(lambda: daemon.put("slot/a.bin", b"hello").status == 503)
-        assert ready(daemon) == 503
+        assert daemon.ready()[0] == 503
         assert list(small_disk.iterdir()) == []
         subprocess.check_call(["mount", "--bind", str(other), str(small_disk)])
         eventually(lambda: daemon.put("slot/b.bin", b"hello").status == 201)
         assert (small_disk / "slot/b.bin").read_bytes() == b"hello"
-        assert ready(daemon) == 200
+        assert daemon.ready()[0] == 200
     finally:
         subprocess.call(["umount", "-l", str(other)])
 
@@ -364,9 +355,9 @@ def test_leaving_while_the_disk_is_slow(make_daemon: MakeDaemon) -> None:
         with daemon.wire() as wire:
             head = f"PUT {put_target('slot/a.bin', len(body))} HTTP/1.1\r\nHost: a\r\n"
             wire.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode())
-            eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == 1)
+            eventually(lambda: daemon.running() == 1)
             wire.send(body)
-        eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == 0)
+        eventually(lambda: daemon.running() == 0)
         assert daemon.metric("hmac_file_server_uploads_total") == 1
     finally:
         tracer.terminate()
@@ -378,9 +369,7 @@ def test_files_that_must_not_grow(make_daemon: MakeDaemon) -> None:
     """A limit on the length of files (EFBIG) ends an upload at once and leaves nothing."""
     daemon = make_daemon(prefix=["prlimit", "--fsize=2000000", "--"]).start()
     with daemon.wire() as wire:
-        wire.send(
-            f"PUT {put_target('slot/a.bin', 3000000)} HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n".encode()
-        )
+        wire.send(put_head("slot/a.bin", 3000000))
         assert wire.answer().status == 413  # Before the body.
     assert daemon.metric("hmac_file_server_upload_errors_total", '{reason="storage"}') == 1
     nothing_stays(daemon)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
 import socket
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Daemon, Wire, eventually, missing, put_target
+from tests.support import Daemon, Wire, eventually, missing, put_head, put_target
 
 MakeDaemon = Callable[..., Daemon]
 
@@ -26,20 +25,6 @@ def many_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def descriptors(daemon: Daemon) -> int:
-    return len(os.listdir(f"/proc/{daemon.pid}/fd"))
-
-
-def resident(daemon: Daemon) -> int:
-    """Bytes of memory."""
-    status = Path(f"/proc/{daemon.pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) << 10
-
-
-def put_head(path: str, size: int) -> bytes:
-    return f"PUT {put_target(path, size)} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode()
 
 
 def stall_in_headers(daemon: Daemon, number: int) -> bytes:
@@ -60,8 +45,8 @@ def test_a_thousand_that_stall(make_daemon: MakeDaemon, attack: Callable[[Daemon
     daemon = make_daemon(IdleTimeout=2, UploadTimeout=3).start()
     assert daemon.put("big/a.bin", b"x" * (4 << 20)).status == 201
     with contextlib.ExitStack() as stack:
-        idle = eventually(lambda: descriptors(daemon) if descriptors(daemon) < 30 else 0)
-        before = resident(daemon)
+        idle = eventually(lambda: daemon.descriptors() if daemon.descriptors() < 30 else 0)
+        before = daemon.resident()
         for number in range(MANY):
             client = socket.socket()
             stack.callback(client.close)
@@ -70,9 +55,9 @@ def test_a_thousand_that_stall(make_daemon: MakeDaemon, attack: Callable[[Daemon
             client.sendall(attack(daemon, number))
         assert daemon.put("good/a.bin", b"hello").status == 201
         assert daemon.get("good/a.bin").body == b"hello"
-        assert resident(daemon) - before < 100 << 20
-        eventually(lambda: descriptors(daemon) <= idle, what="the stalled connections are closed")
-    eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == 0)
+        assert daemon.resident() - before < 100 << 20
+        eventually(lambda: daemon.descriptors() <= idle, what="the stalled connections are closed")
+    eventually(lambda: daemon.running() == 0)
     assert {name for name in daemon.files() if "stall" in name} == set()
     assert "Traceback" not in daemon.log
 
@@ -140,7 +125,7 @@ def test_too_many_connections(make_daemon: MakeDaemon) -> None:
 def test_too_many_from_one_address(make_daemon: MakeDaemon) -> None:
     """One address can not take all connections; another address is served."""
     daemon = make_daemon(MaxConnectionsPerAddress=3, TrustedProxies=[]).start()
-    eventually(lambda: descriptors(daemon) and daemon.get("none").status == 404)
+    eventually(lambda: daemon.descriptors() and daemon.get("none").status == 404)
     wires = [daemon.wire().send(b"GET /none HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(3)]
     assert [wire.answer().status for wire in wires] == [404] * 3
     for _ in range(10):
@@ -162,7 +147,7 @@ def test_too_many_from_one_forwarded_address(make_daemon: MakeDaemon) -> None:
     for number in range(2):
         head = put_head(f"slot{number}/a.bin", 100).replace(HEAD, HEAD + b"X-Forwarded-For: 192.0.2.7\r\n")
         uploads.append(daemon.wire().send(head))
-    eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == 2)
+    eventually(lambda: daemon.running() == 2)
     assert daemon.get("none", X_Forwarded_For="192.0.2.7").status == 429
     assert daemon.get("none", X_Forwarded_For="192.0.2.8").status == 404
     assert daemon.get("none").status == 404
@@ -174,13 +159,13 @@ def test_too_many_from_one_forwarded_address(make_daemon: MakeDaemon) -> None:
 def test_endless_pipelining(daemon: Daemon) -> None:
     """Requests that are sent without reading the answers do not pile up in memory."""
     assert daemon.put("slot/a.bin", b"x" * 60_000).status == 201
-    before = resident(daemon)
+    before = daemon.resident()
     with socket.create_connection(("127.0.0.1", daemon.port)) as client:
         client.settimeout(1)
         with pytest.raises(TimeoutError):
             client.sendall(b"GET /upload/slot/a.bin HTTP/1.1\r\nHost: a\r\n\r\n" * 1_000_000)
         assert daemon.get("slot/a.bin").status == 200
-        assert resident(daemon) - before < 50 << 20
+        assert daemon.resident() - before < 50 << 20
 
 
 def test_half_closed(daemon: Daemon) -> None:
@@ -197,18 +182,18 @@ def test_out_of_descriptors(make_daemon: MakeDaemon) -> None:
     """Without descriptors no connection is served, nothing spins, and later all is as before."""
     daemon = make_daemon(MaxConnections=100000).start()
     eventually(lambda: daemon.put("slot/a.bin", b"hello").status == 201)
-    used = descriptors(daemon)
+    used = daemon.descriptors()
     resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (used + 20, used + 20))
     wires = []
     for _ in range(60):
         with contextlib.suppress(OSError):
             wires.append(daemon.wire())
-    eventually(lambda: descriptors(daemon) >= used + 15)
+    eventually(lambda: daemon.descriptors() >= used + 15)
     cpu = sum(map(int, Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
     held = daemon.log.count("\n")
     for wire in wires:
         wire.close()
-    eventually(lambda: descriptors(daemon) <= used + 2)
+    eventually(lambda: daemon.descriptors() <= used + 2)
     assert eventually(lambda: daemon.get("slot/a.bin")).body == b"hello"
     after = sum(map(int, Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
     assert after - cpu < 200
@@ -240,24 +225,24 @@ def send_until_it_blocks(client: socket.socket, data: bytes, most: int) -> int:
 def test_a_client_that_only_sends(daemon: Daemon, first: bytes, data: bytes) -> None:
     """A client that sends without end, and never reads, is not read for ever, and takes no memory."""
     assert daemon.put("big/a.bin", b"x" * (8 << 20)).status == 201
-    before = resident(daemon)
+    before = daemon.resident()
     with unread(daemon) as client:
         client.sendall(first)
         assert send_until_it_blocks(client, data, 256 << 20) < 64 << 20
-        assert resident(daemon) - before < 24 << 20
+        assert daemon.resident() - before < 24 << 20
         assert daemon.get("big/a.bin", Range="bytes=0-0").status == 206
 
 
 def test_one_small_file_after_the_other(daemon: Daemon) -> None:
     """Answers to a client that asks on and on without reading do not pile up."""
     assert daemon.put("small/a.bin", b"x" * 65536).status == 201
-    before = resident(daemon)
+    before = daemon.resident()
     request = b"GET /upload/small/a.bin HTTP/1.1\r\nHost: a\r\n\r\n"
     with unread(daemon) as client:
         for _ in range(1200):
             client.sendall(request)
             daemon.get("small/a.bin", Range="bytes=0-0")  # So that each is read on its own.
-        assert resident(daemon) - before < 24 << 20
+        assert daemon.resident() - before < 24 << 20
 
 
 def test_pipelined_behind_a_download(daemon: Daemon) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import DEADLINE, SECRET, Daemon, Wire, eventually, need, put_target
+from tests.support import DEADLINE, Daemon, Wire, eventually, need, put_head
 
 MakeDaemon = Callable[..., Daemon]
 
@@ -29,44 +29,23 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """One for all tests that need no settings of their own. They use paths of their own."""
     shared = Daemon(tmp_path_factory.mktemp("large"), MinFreeSpace=0, ChunkSize=64 * KIB).start()
     try:
-        idle = descriptors(shared)
+        idle = shared.descriptors()
         yield shared
         assert "Traceback" not in shared.log
-        eventually(lambda: descriptors(shared) <= idle, what="nothing is left open")
+        eventually(lambda: shared.descriptors() <= idle, what="nothing is left open")
     finally:
         shared.stop()
-
-
-def descriptors(daemon: Daemon) -> int:
-    """How many the daemon has open."""
-    return len(os.listdir(f"/proc/{daemon.pid}/fd"))
-
-
-def head(path: str, size: int, *headers: str, secret: str = SECRET) -> bytes:
-    lines = [
-        f"PUT {put_target(path, size, secret=secret)} HTTP/1.1",
-        "Host: a",
-        f"Content-Length: {size}",
-        *headers,
-        "",
-        "",
-    ]
-    return "\r\n".join(lines).encode()
 
 
 def get(path: str) -> bytes:
     return f"GET /upload/{path} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
 
 
-def running(daemon: Daemon) -> float:
-    return daemon.metric("hmac_file_server_uploads_in_progress")
-
-
 def begun(daemon: Daemon, wire: Wire, path: str, size: int, first: bytes) -> None:
     """Begin an upload and wait until all that has come of it is taken."""
-    before = running(daemon)
-    wire.send(head(path, size) + first)
-    eventually(lambda: running(daemon) == before + 1)
+    before = daemon.running()
+    wire.send(put_head(path, size) + first)
+    eventually(lambda: daemon.running() == before + 1)
     eventually(lambda: daemon.unread() == 0)
 
 
@@ -89,7 +68,7 @@ def test_byte_for_byte_and_not_one_more(daemon: Daemon, size: int) -> None:
     body = os.urandom(size)
     path = f"sizes/{size}.bin"
     with daemon.wire() as wire:
-        sender = threading.Thread(target=wire.send, args=(head(path, size) + body + get(path) + get("none"),))
+        sender = threading.Thread(target=wire.send, args=(put_head(path, size) + body + get(path) + get("none"),))
         sender.start()
         assert wire.answer().status == 201
         assert (daemon.store / path).read_bytes() == body
@@ -105,7 +84,7 @@ def test_bodies_that_come_in_bursts(daemon: Daemon, seed: int) -> None:
     body = chance.randbytes(5 * MIB + chance.randrange(100))
     with daemon.wire() as wire:
         wire.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        wire.send(head(f"bursts/{seed}.bin", len(body)))
+        wire.send(put_head(f"bursts/{seed}.bin", len(body)))
         position = 0
         while position < len(body):
             size = chance.choice((1, 100, 4 * KIB, 64 * KIB, 300 * KIB, MIB))
@@ -161,7 +140,7 @@ def test_a_client_that_waits_for_100(daemon: Daemon) -> None:
     """With Expect the body is called for first, and then stored."""
     body = os.urandom(3 * MIB)
     with daemon.wire() as wire:
-        assert wire.send(head("expect/a.bin", len(body), "Expect: 100-continue")).answer().status == 100
+        assert wire.send(put_head("expect/a.bin", len(body), "Expect: 100-continue")).answer().status == 100
         assert wire.send(body).answer().status == 201
     assert (daemon.store / "expect/a.bin").read_bytes() == body
 
@@ -172,18 +151,18 @@ def test_broken_off(make_daemon: MakeDaemon, sent: int, reset: bool) -> None:
     """When the client leaves, at once or after its bytes are taken, nothing stays, and the slot works again."""
     daemon = make_daemon(MinFreeSpace=0).start()
     body = os.urandom(6 * MIB)
-    idle = descriptors(daemon)
+    idle = daemon.descriptors()
     for waits in (True, False):
         with daemon.wire() as wire:
             if waits:
                 begun(daemon, wire, "slot/a.bin", len(body), body[:sent])
             else:
-                wire.send(head("slot/a.bin", len(body)) + body[:sent])
+                wire.send(put_head("slot/a.bin", len(body)) + body[:sent])
             if reset:
                 wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        eventually(lambda: running(daemon) == 0)
+        eventually(lambda: daemon.running() == 0)
         assert daemon.files() == set()
-        eventually(lambda: descriptors(daemon) <= idle, what="nothing is left open")
+        eventually(lambda: daemon.descriptors() <= idle, what="nothing is left open")
     assert daemon.put("slot/a.bin", body).status == 201
     assert (daemon.store / "slot/a.bin").read_bytes() == body
 
@@ -191,9 +170,9 @@ def test_broken_off(make_daemon: MakeDaemon, sent: int, reset: bool) -> None:
 def test_a_stall_in_the_midst(make_daemon: MakeDaemon) -> None:
     """A body of which no more comes is cut off, and nothing stays."""
     daemon = make_daemon(MinFreeSpace=0, UploadTimeout=1).start()
-    with daemon.wire().send(head("slot/a.bin", 6 * MIB) + bytes(4 * MIB + 100)) as wire:
+    with daemon.wire().send(put_head("slot/a.bin", 6 * MIB) + bytes(4 * MIB + 100)) as wire:
         assert wire.rest() == b""
-    eventually(lambda: running(daemon) == 0)
+    eventually(lambda: daemon.running() == 0)
     assert daemon.files() == set()
     assert daemon.metric("hmac_file_server_upload_errors_total", '{reason="timeout"}') == 1
 
@@ -222,7 +201,7 @@ def test_through_a_unix_socket(make_daemon: MakeDaemon, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(DEADLINE)
         client.connect(f"{tmp_path}/http")
-        client.sendall(head("slot/a.bin", len(body), secret=secret) + body)
+        client.sendall(put_head("slot/a.bin", len(body), secret=secret) + body)
         assert client.recv(12) == b"HTTP/1.1 201"
     assert (daemon.store / "slot/a.bin").read_bytes() == body
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Daemon, Wire, eventually, missing, need, put_target
+from tests.support import Daemon, eventually, missing, need, put_target
 
 MakeDaemon = Callable[..., Daemon]
 
@@ -35,20 +35,6 @@ def daemon(make_daemon: MakeDaemon) -> Daemon:
     return make_daemon().start()
 
 
-def ready(daemon: Daemon) -> tuple[int, str]:
-    with Wire(daemon.metrics_port) as wire:
-        answer = wire.send(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n").answer()
-        return answer.status, answer.body.decode()
-
-
-def refused(daemon: Daemon, path: str, size: int) -> tuple[int, str | None]:
-    """The answer to a PUT whose body is never sent, and whether it asks to come again."""
-    with daemon.wire() as wire:
-        head = f"PUT {put_target(path, size)} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n"
-        answer = wire.send(head.encode()).answer()
-        return answer.status, answer.headers.get("retry-after")
-
-
 def logged(daemon: Daemon, text: str) -> None:
     eventually(lambda: text in daemon.log, what=text)
 
@@ -61,17 +47,17 @@ def test_a_store_that_can_not_be_written_to(daemon: Daemon) -> None:
     folder.chmod(0o555)
     eventually(lambda: daemon.metric(READY) == 0)
     for size in (SMALL, LARGE):
-        assert refused(daemon, "new/a.bin", size) == (500, None)
+        assert daemon.refused("new/a.bin", size) == (500, None)
     assert daemon.put("new/a.bin", b"hello").status == 500
     logged(daemon, f"store: {folder}: {DENIED}")
-    assert ready(daemon) == (503, eventually(lambda: ready(daemon)[1]))
-    assert DENIED in ready(daemon)[1]
+    assert daemon.ready() == (503, eventually(lambda: daemon.ready()[1]))
+    assert DENIED in daemon.ready()[1]
     assert daemon.get("old/a.bin").body == b"hello"
     assert daemon.metric("hmac_file_server_upload_errors_total", '{reason="storage"}') == 3
     folder.chmod(mode)
     assert daemon.put("new/a.bin", b"hello").status == 201
     eventually(lambda: daemon.metric(READY) == 1)
-    assert ready(daemon)[0] == 200
+    assert daemon.ready()[0] == 200
 
 
 def test_the_drafts_folder_can_not_be_written_to(daemon: Daemon) -> None:
@@ -81,7 +67,7 @@ def test_the_drafts_folder_can_not_be_written_to(daemon: Daemon) -> None:
     folder.chmod(0o555)
     eventually(lambda: daemon.metric(READY) == 0)
     logged(daemon, f"{folder}: {DENIED}")
-    assert DENIED in eventually(lambda: ready(daemon)[1])
+    assert DENIED in eventually(lambda: daemon.ready()[1])
     assert daemon.put("new/a.bin", b"hello").status == 201
     headers = {
         "Upload_Draft_Interop_Version": "8",
@@ -100,7 +86,7 @@ def test_a_folder_that_can_not_be_written_to(daemon: Daemon) -> None:
     assert daemon.put("closed/a/a.bin", b"hello").status == 201
     folder = daemon.store / "closed"
     folder.chmod(0o555)
-    assert refused(daemon, "closed/b/b.bin", LARGE) == (500, None)
+    assert daemon.refused("closed/b/b.bin", LARGE) == (500, None)
     assert daemon.put("closed/b/b.bin", b"hello").status == 500
     logged(daemon, f"store: {folder}: {DENIED}")
     # What is there already needs no folder.
@@ -153,7 +139,7 @@ def test_an_immutable_folder(daemon: Daemon) -> None:
     if subprocess.call(["chattr", "+i", folder], stderr=subprocess.DEVNULL):
         pytest.skip("this file system has no such flag")
     try:
-        assert refused(daemon, "slot/b.bin", LARGE) == (500, None)
+        assert daemon.refused("slot/b.bin", LARGE) == (500, None)
         logged(daemon, f"store: {folder}: Operation not permitted, for the user root (0); look for an immutable flag")
     finally:
         subprocess.check_call(["chattr", "-i", folder])

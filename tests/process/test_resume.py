@@ -570,7 +570,7 @@ def test_a_plain_upload_that_breaks(make_daemon: MakeDaemon) -> None:
     with put(daemon, "slot/a.bin", BODY, version=None) as wire:
         wire.send(BODY[:50_000])
         break_off(wire)
-    eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == 0)
+    eventually(lambda: daemon.running() == 0)
     assert daemon.files() == set()
 
 
@@ -704,7 +704,7 @@ def test_a_restart(make_daemon: MakeDaemon, how: int) -> None:
     waiting = begun(daemon, "other/a.bin", 10, b"01234")
     with daemon.wire() as wire:
         wire.send(head("PATCH", location, 6, len(BODY) - 20_000, True, 20_000) + BODY[20_000:70_000])
-        eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == 1)
+        eventually(lambda: daemon.running() == 1)
         daemon.stop(how)
         wire.rest()
     daemon.start()
@@ -792,7 +792,7 @@ def test_a_newer_append_ends_an_older_one(daemon: Daemon, slot: str) -> None:
     location = begun(daemon, slot, len(BODY), BODY[:10_000])
     with daemon.wire() as first, daemon.wire() as second:
         first.send(head("PATCH", location, 6, len(BODY) - 10_000, True, 10_000))
-        eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == 1)
+        eventually(lambda: daemon.running() == 1)
         second.send(head("PATCH", location, 6, len(BODY) - 10_000, True, 10_000) + BODY[10_000:30_000])
         answer = first.final()
         assert (answer.status, answer.headers["connection"]) == (409, "close")

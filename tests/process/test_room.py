@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Daemon, eventually, missing, put_target
+from tests.support import Daemon, eventually, missing, put_head
 
 MakeDaemon = Callable[..., Daemon]
 
@@ -44,15 +44,6 @@ def used(disk: Path) -> int:
     return (figures.f_blocks - figures.f_bfree) * figures.f_frsize
 
 
-def head(path: str, size: int, *headers: str) -> bytes:
-    lines = [f"PUT {put_target(path, size)} HTTP/1.1", "Host: a", f"Content-Length: {size}", *headers, "", ""]
-    return "\r\n".join(lines).encode()
-
-
-def running(daemon: Daemon) -> float:
-    return daemon.metric("hmac_file_server_uploads_in_progress")
-
-
 def looked_anew(daemon: Daemon, disk: Path) -> None:
     """Wait until the daemon knows what is free now."""
     mark = disk / "mark"
@@ -69,8 +60,8 @@ def test_one_slot_claims_once(daemon: Daemon, disk: Path, looks: bool) -> None:
     size = 50 * MIB
     with contextlib.ExitStack() as stack:
         for _ in range(20):
-            stack.enter_context(daemon.wire().send(head("slot/a.bin", size) + b"x" * 9000))
-        eventually(lambda: running(daemon) == 20)
+            stack.enter_context(daemon.wire().send(put_head("slot/a.bin", size) + b"x" * 9000))
+        eventually(lambda: daemon.running() == 20)
         if looks:
             looked_anew(daemon, disk)
         assert used(disk) <= AHEAD + 20 * MIB
@@ -81,15 +72,15 @@ def test_one_slot_takes_little(daemon: Daemon, disk: Path) -> None:
     """Also if all of them bring nearly all of the body, others have room; and all of them are served in the end."""
     body = os.urandom(20 * MIB)
     with contextlib.ExitStack() as stack:
-        wires = [stack.enter_context(daemon.wire().send(head("slot/a.bin", len(body)))) for _ in range(20)]
-        eventually(lambda: running(daemon) == 20)
+        wires = [stack.enter_context(daemon.wire().send(put_head("slot/a.bin", len(body)))) for _ in range(20)]
+        eventually(lambda: daemon.running() == 20)
         for wire in wires:
             wire.socket.settimeout(0.2)
             with contextlib.suppress(TimeoutError):
                 wire.socket.sendall(body[:-1])
         assert used(disk) <= 4 * len(body) + 30 * MIB
         assert daemon.put("other/a.bin", b"x" * (60 * MIB)).status == 201
-    eventually(lambda: running(daemon) == 0)
+    eventually(lambda: daemon.running() == 0)
     looked_anew(daemon, disk)  # Until then what has just been given back counts as used.
     assert daemon.put("slot/a.bin", body).status == 201
 
@@ -98,10 +89,10 @@ def test_those_that_wait_are_served(daemon: Daemon) -> None:
     """Uploads of one slot that wait for the others' end are stored, or refused, as if they had come after them."""
     body = os.urandom(3 * MIB)
     with contextlib.ExitStack() as stack:
-        wires = [stack.enter_context(daemon.wire().send(head("slot/a.bin", len(body)))) for _ in range(12)]
-        eventually(lambda: running(daemon) == 12)
-        other = stack.enter_context(daemon.wire().send(head("slot/a.bin", len(body))))
-        eventually(lambda: running(daemon) == 13)
+        wires = [stack.enter_context(daemon.wire().send(put_head("slot/a.bin", len(body)))) for _ in range(12)]
+        eventually(lambda: daemon.running() == 12)
+        other = stack.enter_context(daemon.wire().send(put_head("slot/a.bin", len(body))))
+        eventually(lambda: daemon.running() == 13)
         for wire in reversed(wires):
             wire.send(body[:100_000])
         other.send(b"x" * 100_000)
@@ -119,7 +110,7 @@ def test_no_more_is_taken_than_may_come_soon(daemon: Daemon, disk: Path) -> None
     def is_there(size: int) -> bool:
         return daemon.unread() == 0 and used(disk) >= size - 4 * MIB
 
-    with daemon.wire().send(head("slot/a.bin", len(body))) as wire:
+    with daemon.wire().send(put_head("slot/a.bin", len(body))) as wire:
         for upto in (9000, MIB, 30 * MIB, 60 * MIB, 90 * MIB - 1):
             wire.send(body[sent:upto])
             sent = upto
@@ -133,10 +124,10 @@ def test_no_more_is_taken_than_may_come_soon(daemon: Daemon, disk: Path) -> None
 
 def test_a_body_that_can_not_fit(daemon: Daemon) -> None:
     """A body that is longer than the room beside what runs is refused before it comes, whoever it is of."""
-    with daemon.wire().send(head("slot/a.bin", 150 * MIB) + b"x" * 9000):
-        eventually(lambda: running(daemon) == 1)
+    with daemon.wire().send(put_head("slot/a.bin", 150 * MIB) + b"x" * 9000):
+        eventually(lambda: daemon.running() == 1)
         for path in ("other/a.bin", "slot/a.bin"):
-            with daemon.wire().send(head(path, 190 * MIB, "Expect: 100-continue")) as wire:
+            with daemon.wire().send(put_head(path, 190 * MIB, "Expect: 100-continue")) as wire:
                 assert wire.answer().status == 507
 
 
@@ -146,10 +137,10 @@ def test_two_that_do_not_fit_together(make_daemon: MakeDaemon, disk: Path) -> No
     daemon = make_daemon(StoreDir=str(disk), **settings).start()
     eventually(lambda: daemon.metric("hmac_file_server_store_free_bytes") > 0)
     size, block = 110 * MIB, os.urandom(MIB)
-    with daemon.wire().send(head("slot/a.bin", size)) as one:
-        eventually(lambda: running(daemon) == 1)
-        with daemon.wire().send(head("slot/b.bin", size)) as two:
-            eventually(lambda: running(daemon) == 2)
+    with daemon.wire().send(put_head("slot/a.bin", size)) as one:
+        eventually(lambda: daemon.running() == 1)
+        with daemon.wire().send(put_head("slot/b.bin", size)) as two:
+            eventually(lambda: daemon.running() == 2)
             # Both at once: one that waits for room does so until the other one needs some, too.
             with ThreadPoolExecutor(2) as pool:
                 sent = [pool.submit(wire.send, block * 109) for wire in (one, two)]

@@ -166,7 +166,7 @@ def test_a_moment(
     assert processes(daemon) == list(before)
     for pid, there in before.items():
         eventually(lambda: descriptors(pid) <= there, what="as many descriptors as before")  # noqa: B023
-    eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == 0)
+    eventually(lambda: daemon.running() == 0)
     assert daemon.put("last/a.bin", os.urandom(3 * MIB)).status == 201
     assert daemon.stop() in (0, -signal.SIGTERM)
     assert not [name for name in daemon.files() if name.startswith(".")]

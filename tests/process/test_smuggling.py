@@ -40,7 +40,7 @@ def daemon(shared: Daemon) -> Iterator[Daemon]:
     """The daemon; after each test others are served, and nothing is stored but what the test has taken away."""
     yield shared
     assert shared.get("there/a.bin").body == b"hello"
-    eventually(lambda: shared.metric("hmac_file_server_uploads_in_progress") == 0)
+    eventually(lambda: shared.running() == 0)
     files = shared.files()
     for name in ("hidden", "slot"):
         shutil.rmtree(shared.store / name, ignore_errors=True)
@@ -353,7 +353,7 @@ def test_a_body_that_is_shorter(daemon: Daemon, body: bytes, half: bool) -> None
     """A body that ends before its length is not stored, whether the client closes or only its own side."""
     broken = daemon.metric("hmac_file_server_upload_errors_total", '{reason="broken_off"}')
     with daemon.wire().send(PUT + HOST + b"Content-Length: 5\r\n\r\n" + body) as wire:
-        eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == 1)
+        eventually(lambda: daemon.running() == 1)
         if half:
             wire.socket.shutdown(socket.SHUT_WR)
             assert wire.rest() == b""
@@ -377,7 +377,7 @@ def test_a_whole_request_and_half_a_close(daemon: Daemon, size: int) -> None:
     with daemon.wire().send(head.encode() + body) as wire:
         wire.socket.shutdown(socket.SHUT_WR)
         assert statuses(wire.rest()) in ([201], [])
-    eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == 0)
+    eventually(lambda: daemon.running() == 0)
     assert daemon.put("slot/a.bin", body).status == 201
     assert stored(daemon, "slot/a.bin") == body
 

@@ -345,16 +345,7 @@ def work(clients: list[Client], seconds: float) -> None:
     if wrong:
         raise wrong[0]
     daemon = clients[0].daemon
-    eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == 0)
-
-
-def descriptors(daemon: Daemon) -> int:
-    return len(os.listdir(f"/proc/{daemon.pid}/fd"))
-
-
-def resident(daemon: Daemon) -> int:
-    """MiB of memory."""
-    return int(Path(f"/proc/{daemon.pid}/status").read_text().partition("VmRSS:")[2].split()[0]) >> 10
+    eventually(lambda: daemon.running() == 0)
 
 
 def lost_and_left_over(daemon: Daemon, clients: list[Client]) -> tuple[set[str], set[str]]:
@@ -408,10 +399,10 @@ def soak(daemon: Daemon, clients: list[Client], seconds: float) -> None:
     """Work, and look at what is left of it."""
     # What is read in, started or filled once: the rest of the time is compared with that.
     work(clients, seconds / 3)
-    open_first, memory_first = descriptors(daemon), resident(daemon)
+    open_first, memory_first = daemon.descriptors(), (daemon.resident() >> 20)
     work(clients, seconds * 2 / 3)
-    eventually(lambda: descriptors(daemon) <= open_first, what="no descriptor is left open")
-    open_last, memory_last = descriptors(daemon), resident(daemon)
+    eventually(lambda: daemon.descriptors() <= open_first, what="no descriptor is left open")
+    open_last, memory_last = daemon.descriptors(), (daemon.resident() >> 20)
     lost, left_over = lost_and_left_over(daemon, clients)
 
     answers: Counter[tuple[str, int]] = Counter()
@@ -509,6 +500,6 @@ def test_refusals_cost_no_memory(daemon: Daemon) -> None:
                 assert wire.send(head + padded).answer().status == status
 
     refuse_all(100)
-    before = resident(daemon)
+    before = daemon.resident() >> 20
     refuse_all(300)
-    assert resident(daemon) - before < 6
+    assert (daemon.resident() >> 20) - before < 6

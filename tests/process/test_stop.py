@@ -22,10 +22,10 @@ LONG = {"ShutdownTimeout": DEADLINE * 10}
 
 def begin_upload(daemon: Daemon, path: str, body: bytes) -> Wire:
     """An upload with one byte still to come."""
-    running = daemon.metric("hmac_file_server_uploads_in_progress")
+    running = daemon.running()
     head = f"PUT {put_target(path, len(body))} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
     wire = daemon.wire().send(head.encode() + body[:-1])
-    eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == running + 1)
+    eventually(lambda: daemon.running() == running + 1)
     return wire
 
 
@@ -219,7 +219,7 @@ def test_not_ready_while_stopping(make_daemon: MakeDaemon) -> None:
         with Wire(daemon.metrics_port) as metrics:
             answer = metrics.send(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n").answer()
             assert (answer.status, answer.body) == (503, b"stopping\n")
-        assert daemon.metric("hmac_file_server_uploads_in_progress") == 1
+        assert daemon.running() == 1
         assert wire.send(b"o").answer().status == 201
     ended(daemon, signal.SIGTERM)
 

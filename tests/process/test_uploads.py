@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import DEADLINE, Answer, Daemon, Wire, eventually, put_target
+from tests.support import DEADLINE, Answer, Daemon, Wire, eventually, put_head
 
 MakeDaemon = Callable[..., Daemon]
 
@@ -74,18 +74,9 @@ def opened(daemon: Daemon) -> list[str]:
     return found
 
 
-def running(daemon: Daemon) -> float:
-    return daemon.metric("hmac_file_server_uploads_in_progress")
-
-
-def head(path: str, size: int, *headers: str) -> bytes:
-    lines = [f"PUT {put_target(path, size)} HTTP/1.1", "Host: a", f"Content-Length: {size}", *headers, "", ""]
-    return "\r\n".join(lines).encode()
-
-
 def nothing_stays(daemon: Daemon) -> None:
     """Neither files nor folders, neither open nor counted."""
-    eventually(lambda: running(daemon) == 0, what="no upload runs")
+    eventually(lambda: daemon.running() == 0, what="no upload runs")
     eventually(lambda: opened(daemon) == [], what="nothing is open")
     assert daemon.files() == set()
     assert [place.name for place in daemon.store.iterdir()] == [".hmac-file-server"]
@@ -114,7 +105,7 @@ def test_every_size(make_daemon: MakeDaemon, chunk_size: int) -> None:
 def test_every_piece(daemon: Daemon, piece: int) -> None:
     """However a body is cut on its way, and wherever the headers end in it, the file is the body."""
     body = os.urandom(min(300_000, piece * 6000))
-    request = head("slot/a.bin", len(body)) + body
+    request = put_head("slot/a.bin", len(body)) + body
     with daemon.wire() as wire:
         wire.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for position in range(0, len(request), piece):
@@ -142,7 +133,7 @@ def test_a_large_file(make_daemon: MakeDaemon, tmp_path: Path) -> None:
                 file.write(chance.randbytes(1000))
         with daemon.wire() as wire, source.open("rb") as file:
             wire.socket.settimeout(DEADLINE * 10)
-            wire.send(head("slot/a.bin", BIG))
+            wire.send(put_head("slot/a.bin", BIG))
             wire.socket.sendfile(file)
             assert wire.answer().status == 201
         assert stored.stat().st_size == BIG
@@ -193,8 +184,8 @@ def test_many_slow_clients(make_daemon: MakeDaemon) -> None:
     with contextlib.ExitStack() as stack:
         wires = [stack.enter_context(daemon.wire()) for _ in range(SLOW_CLIENTS)]
         for number, wire in enumerate(wires):
-            wire.send(head(f"slow{number}/a.bin", MIB) + body[:half])
-        eventually(lambda: running(daemon) == SLOW_CLIENTS, DEADLINE * 5)
+            wire.send(put_head(f"slow{number}/a.bin", MIB) + body[:half])
+        eventually(lambda: daemon.running() == SLOW_CLIENTS, DEADLINE * 5)
         eventually(lambda: daemon.unread() == 0, DEADLINE * 5)
         assert daemon.put("slot/quick.bin", body).status == 201
         assert daemon.get("slot/quick.bin").body == body
@@ -206,7 +197,7 @@ def test_many_slow_clients(make_daemon: MakeDaemon) -> None:
             wire.send(body[half:])
         for wire in wires[::2]:
             assert wire.answer().status == 201
-    eventually(lambda: running(daemon) == 0)
+    eventually(lambda: daemon.running() == 0)
     whole = {f"slow{number}/a.bin" for number in range(0, SLOW_CLIENTS, 2)}
     assert daemon.files() == whole | {"slot/first.bin", "slot/quick.bin"}
     assert [name for name in whole if (daemon.store / name).read_bytes() != body] == []
@@ -270,8 +261,8 @@ def test_broken_off(daemon: Daemon, sent: int, reset: bool) -> None:
     broken = daemon.metric("hmac_file_server_upload_errors_total", '{reason="broken_off"}')
     body = os.urandom(3_000_000)
     with daemon.wire() as wire:
-        wire.send(head("slot/sub/a.bin", len(body)) + body[:sent])
-        eventually(lambda: running(daemon) == 1)
+        wire.send(put_head("slot/sub/a.bin", len(body)) + body[:sent])
+        eventually(lambda: daemon.running() == 1)
         eventually(lambda: daemon.unread() == 0)
         if reset:
             wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -288,7 +279,7 @@ def test_leaving_with_the_last_byte(make_daemon: MakeDaemon, size: int) -> None:
     daemon = make_daemon(MinFreeSpace=0).start()
     for number in range(20):
         with daemon.wire() as wire:
-            wire.send(head(f"slot{number}/a.bin", size) + bytes([number]) * size)
+            wire.send(put_head(f"slot{number}/a.bin", size) + bytes([number]) * size)
     eventually(lambda: daemon.metric("hmac_file_server_uploads_total") == 20)
     assert daemon.metric("hmac_file_server_upload_errors_total", '{reason="broken_off"}') == 0
     assert daemon.files() == {f"slot{number}/a.bin" for number in range(20)}
@@ -298,9 +289,9 @@ def test_leaving_with_the_last_byte(make_daemon: MakeDaemon, size: int) -> None:
 def test_broken_off_beside_others(daemon: Daemon) -> None:
     """What breaks off takes nothing away from what is in the same folder."""
     assert daemon.put("slot/a.bin", b"hello").status == 201
-    with daemon.wire().send(head("slot/b.bin", 100) + b"x" * 50):
-        eventually(lambda: running(daemon) == 1)
-    eventually(lambda: running(daemon) == 0)
+    with daemon.wire().send(put_head("slot/b.bin", 100) + b"x" * 50):
+        eventually(lambda: daemon.running() == 1)
+    eventually(lambda: daemon.running() == 0)
     assert daemon.files() == {"slot/a.bin"}
     assert daemon.get("slot/a.bin").body == b"hello"
 
@@ -309,10 +300,10 @@ def test_broken_off_under_another(daemon: Daemon) -> None:
     """An upload is stored though another one of the same slot breaks off beside it."""
     body = os.urandom(200_000)
     with daemon.wire() as first:
-        first.send(head("slot/a.bin", len(body)) + body[:-1])
-        eventually(lambda: running(daemon) == 1)
+        first.send(put_head("slot/a.bin", len(body)) + body[:-1])
+        eventually(lambda: daemon.running() == 1)
         assert daemon.put("slot/a.bin", body).status == 201
-    eventually(lambda: running(daemon) == 0)
+    eventually(lambda: daemon.running() == 0)
     assert (daemon.store / "slot/a.bin").read_bytes() == body
     assert daemon.files() == {"slot/a.bin"}
 
@@ -320,7 +311,7 @@ def test_broken_off_under_another(daemon: Daemon) -> None:
 def test_an_upload_that_stalls(make_daemon: MakeDaemon) -> None:
     """A body that stalls for UploadTimeout is cut off; nothing stays, and its slot works again."""
     daemon = make_daemon(UploadTimeout=1).start()
-    with daemon.wire().send(head("slot/a.bin", 100_000) + b"x" * 50_000) as wire:
+    with daemon.wire().send(put_head("slot/a.bin", 100_000) + b"x" * 50_000) as wire:
         assert wire.rest() == b""
     nothing_stays(daemon)
     assert daemon.metric("hmac_file_server_upload_errors_total", '{reason="timeout"}') == 1
@@ -337,7 +328,7 @@ def test_put_then_get_pipelined(daemon: Daemon) -> None:
         get = f"GET /upload/slot/{size}.bin HTTP/1.1\r\nHost: a\r\n\r\n".encode()
         with daemon.wire() as wire:
             # In a thread: the answers may have to be read before all is sent.
-            sender = threading.Thread(target=wire.send, args=(get + head(f"slot/{size}.bin", size) + body + get,))
+            sender = threading.Thread(target=wire.send, args=(get + put_head(f"slot/{size}.bin", size) + body + get,))
             sender.start()
             assert wire.answer().status == 404
             assert wire.answer().status == 201
@@ -354,7 +345,7 @@ def test_many_puts_on_one_connection(make_daemon: MakeDaemon) -> None:
         wire.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for number, body in enumerate(bodies):
             expect = ["Expect: 100-continue"] if body and number % 3 == 0 else []
-            wire.send(head(f"slot/{number}.bin", len(body), *expect))
+            wire.send(put_head(f"slot/{number}.bin", len(body), *expect))
             if expect:
                 assert wire.answer().status == 100
             assert wire.send(body).answer().status == 201
@@ -415,7 +406,7 @@ def test_an_idle_connection(make_daemon: MakeDaemon) -> None:
     """A connection on which nothing is asked for IdleTimeout is closed, before its first request and after."""
     daemon = make_daemon(IdleTimeout=1).start()
     with daemon.wire() as unused, daemon.wire() as used:
-        assert used.send(head("slot/a.bin", 5) + b"hello").answer().status == 201
+        assert used.send(put_head("slot/a.bin", 5) + b"hello").answer().status == 201
         assert unused.rest() == b""
         assert used.rest() == b""
     assert daemon.files() == {"slot/a.bin"}

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from hmac_file_server.processors import processors
-from tests.support import Answer, Daemon, Wire, eventually, free_port, need, put_target
+from tests.support import Answer, Daemon, Wire, eventually, free_port, need, put_head, put_target
 
 MakeDaemon = Callable[..., Daemon]
 
@@ -101,12 +101,12 @@ def test_a_worker_that_can_not_be_started_for_a_while(daemon: Daemon) -> None:
     for pid in workers(daemon):
         os.kill(pid, signal.SIGKILL)
     eventually(lambda: daemon.log.count("can not be started") >= 2, what="the parent complains")
-    assert ready(daemon) == (503, "no worker runs\n")
+    assert daemon.ready() == (503, "no worker runs\n")
     assert "\nhmac_file_server_ready 0.0\n" in figures(daemon)
     resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE))
     eventually(lambda: len(workers(daemon)) == 2, what="both workers run again")
     assert daemon.put("slot/a.bin", b"hello").status == 201
-    eventually(lambda: ready(daemon)[0] == 200)
+    eventually(lambda: daemon.ready()[0] == 200)
     assert daemon.stop() in (0, -signal.SIGTERM)
 
 
@@ -145,13 +145,6 @@ def no_pipe(daemon: Daemon) -> None:
     resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (second, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
-def ready(daemon: Daemon) -> tuple[int, str]:
-    """What /readyz answers."""
-    with Wire(daemon.metrics_port) as wire:
-        answer = wire.send(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n").answer()
-        return answer.status, answer.body.decode()
-
-
 def figures(daemon: Daemon) -> str:
     """What /metrics answers."""
     with Wire(daemon.metrics_port) as wire:
@@ -163,13 +156,13 @@ def figures(daemon: Daemon) -> str:
 def test_figures_while_uploads_finish(daemon: Daemon) -> None:
     """Until the last upload has finished, the figures say what is still going on."""
     with daemon.wire() as wire:
-        wire.send(f"PUT {put_target('slot/a.bin', 10)} HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n".encode())
-        eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == 1)
+        wire.send(put_head("slot/a.bin", 10))
+        eventually(lambda: daemon.running() == 1)
         eventually(lambda: daemon.metric("hmac_file_server_ready") == 1)
         os.kill(daemon.pid, signal.SIGTERM)
         eventually(lambda: len(workers(daemon)) == 1, what="the other worker ends")
         eventually(lambda: "\nhmac_file_server_ready 0.0\n" in figures(daemon))
-        assert daemon.metric("hmac_file_server_uploads_in_progress") == 1
+        assert daemon.running() == 1
         assert wire.send(b"0123456789").answer().status == 201
     assert daemon.stop(signal.SIGCONT) in (0, -signal.SIGTERM)
 
@@ -181,10 +174,10 @@ def test_a_worker_that_hangs(daemon: Daemon) -> None:
     eventually(lambda: daemon.metric(UPLOADS) == 10)
     first = workers(daemon)[0]
     os.kill(first, signal.SIGSTOP)
-    eventually(lambda: re.fullmatch(r"worker \d does not answer\n", ready(daemon)[1]), what="/readyz tells")
+    eventually(lambda: re.fullmatch(r"worker \d does not answer\n", daemon.ready()[1]), what="/readyz tells")
     eventually(lambda: len(workers(daemon)) == 2 and first not in workers(daemon), what="another one runs")
     assert re.search(r"worker \d has not answered for 15 s", daemon.log)
-    eventually(lambda: ready(daemon) == (200, "ready\n"))
+    eventually(lambda: daemon.ready() == (200, "ready\n"))
     assert daemon.metric(UPLOADS) == 10
     for number in range(10):
         assert daemon.get(f"slot{number}/a.bin").body == b"hello"
@@ -221,7 +214,7 @@ def test_stop_lets_uploads_finish(daemon: Daemon) -> None:
     for number, wire in enumerate(wires):
         head = f"PUT {put_target(f'slot{number}/a.bin', 10)} HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n"
         wire.send(head.encode() + b"hello")
-    eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress") == 8)
+    eventually(lambda: daemon.running() == 8)
     os.kill(daemon.pid, signal.SIGTERM)
     eventually(lambda: "shutting down" in daemon.log)
     for wire in wires:
