@@ -611,7 +611,7 @@ def _born(place: Place, folders: Folders) -> tuple[int, Temporary | None]:
 
     :returns: its descriptor, and its name if it has one.
     """
-    is_here = _on_one(folders.innermost, place.nursery)
+    is_here = not folders.depth or _on_one(folders.innermost, place.nursery)
     if place.anonymous:
         return _nameless(place, folders.innermost if is_here else place.nursery), None
     temporary = Temporary.in_folder(place, folders) if is_here else Temporary.among_drafts(place)

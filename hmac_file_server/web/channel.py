@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _LONGEST_LENGTH = 18
 _LONGEST_HEAD = 8192
+_LONG = 1 << 14
 _MOST_NAMES, _LONGEST_NAME = 1000, 64
 
 _HEAD = re.compile(
@@ -257,13 +258,15 @@ class Channel(HTTPChannel):
         self.write_both(data, b"")
 
     def write_both(self, head: bytes, body: bytes) -> None:
-        """Write two pieces without joining them first.
+        """Write two pieces, long ones without joining them first.
 
-        At once, which spares the reactor a round; what the socket does not take waits for it as usual.
+        These at once, which spares the reactor a round; what the socket does not take waits for it as usual.
         """
         transport, sent = self.transport, 0
-        if has_plain_socket(transport) and not (
-            transport.dataBuffer or transport._tempDataBuffer or transport.disconnecting
+        if (
+            len(body) >= _LONG
+            and has_plain_socket(transport)
+            and not (transport.dataBuffer or transport._tempDataBuffer or transport.disconnecting)
         ):
             with contextlib.suppress(OSError):  # of which the transport will hear, too
                 sent = transport.socket.sendmsg((head, body))
