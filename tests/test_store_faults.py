@@ -267,6 +267,19 @@ def test_what_a_note_tells_of(store: LocalStore, tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "store/u") == ["a"]
 
 
+def test_a_note_that_can_not_be_made(store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A note that a full disk refuses fails the try, and leaves neither itself nor a descriptor."""
+    store._place = attrs.evolve(store._place, anonymous=False)
+    (tmp_path / "store/u").mkdir()
+    before = len(os.listdir("/proc/self/fd"))
+    failing_once(monkeypatch, "write", lambda _, data: data == b"u", number=errno.ENOSPC)
+    with pytest.raises(OSError, match="space"):
+        written(store, A, b"AAAAA")
+    assert os.listdir(store.place.nursery) == []
+    assert os.listdir(tmp_path / "store/u") == []
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_parent_is_removed_by_another_upload(
     store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,12 +50,17 @@ class Temporary:
     def in_folder(cls, place: Place, folders: Folders) -> Temporary:
         """A new name in the innermost of the folders, with its note."""
         stem = _stem()
-        note = place.create(stem + NOTE, _NEW, 0o600)
+        made = cls(place, os.dup(folders.innermost), hidden(stem), stem + NOTE)
         try:
-            os.write(note, b"/".join(folders.path))
-        finally:
-            os.close(note)
-        return cls(place, os.dup(folders.innermost), hidden(stem), stem + NOTE)
+            note = place.create(made.note, _NEW, 0o600)
+            try:
+                os.write(note, b"/".join(folders.path))
+            finally:
+                os.close(note)
+        except BaseException:
+            made.end()
+            raise
+        return made
 
     def make(self) -> int:
         """Make the file.
