@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 
 import attrs
 
-from hmac_file_server.listen import Listen, Network, NoSuchHost, RedisServer, listen_at, listen_on_socket, redis_at
+from hmac_file_server.address import Listen, Network, NoSuchHost, RedisServer, listen_at, listen_on_socket, redis_at
+from hmac_file_server.daemon.processors import processors
 from hmac_file_server.log import LEVELS, printable
-from hmac_file_server.processors import processors
 from hmac_file_server.slots.secret import COMMAND, EXAMPLE_SECRET, is_placeholder
 from hmac_file_server.stores.faults import user
 from hmac_file_server.tomlfile import read_toml

@@ -13,11 +13,12 @@ from typing import Any
 from twisted.application.service import IService
 from twisted.python.usage import Options as UsageOptions
 
-from hmac_file_server import log, signals
+from hmac_file_server import log
 from hmac_file_server.clock import Awake
 from hmac_file_server.config import WORKER, Config, ConfigError, NotYet, fail, load
-from hmac_file_server.logfile import LogWriter, open_log
-from hmac_file_server.pair import Parent, receive_settings
+from hmac_file_server.daemon import signals
+from hmac_file_server.daemon.channel import Parent, receive_settings
+from hmac_file_server.daemon.logfile import LogWriter, open_log
 
 _M_ARENA_MAX = -8  # in malloc.h
 _LARGEST_KEPT = 4 << 20
@@ -92,7 +93,7 @@ def _keep_memory() -> None:
 
 
 def _service(options: Options, reactor: Any, out: LogWriter) -> IService:
-    from hmac_file_server.service import FileService
+    from hmac_file_server.daemon.service import FileService
 
     config = options.config
     if WORKER in os.environ:
@@ -102,6 +103,6 @@ def _service(options: Options, reactor: Any, out: LogWriter) -> IService:
     signals.decide(reactor, out.reopen)
     if config.workers == 1:
         return FileService(config, reactor, out)
-    from hmac_file_server.workers import WorkersService
+    from hmac_file_server.daemon.workers import WorkersService
 
     return WorkersService(config, options["config"], reactor, out)

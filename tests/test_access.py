@@ -13,21 +13,21 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from hmac_file_server.files.access_log import Access
+from hmac_file_server.files.resource import Files, root
+from hmac_file_server.files.retry import RetryPolicy
+from hmac_file_server.files.serving import Serving
+from hmac_file_server.files.upload import Uploads
 from hmac_file_server.log import Lines
 from hmac_file_server.metrics import Metrics
+from hmac_file_server.resumption.keeper import FileKeeper
+from hmac_file_server.resumption.resource import Resumption
+from hmac_file_server.resumption.upload import Resumables
 from hmac_file_server.slots.signature import Verifier
-from hmac_file_server.stores.local import LocalStore
+from hmac_file_server.stores.local.sessions import SessionFiles
+from hmac_file_server.stores.local.store import LocalStore
 from hmac_file_server.stores.room import Room
-from hmac_file_server.stores.sessions import SessionFiles
-from hmac_file_server.uploads.keeper import FileKeeper
-from hmac_file_server.uploads.resumable import Resumables
-from hmac_file_server.uploads.retry import RetryPolicy
-from hmac_file_server.uploads.upload import Uploads
-from hmac_file_server.web.access import Access
-from hmac_file_server.web.limits import Limits
-from hmac_file_server.web.resource import Files, root
-from hmac_file_server.web.serving import Serving
-from hmac_file_server.web.session import Resumption
+from hmac_file_server.web.connections import Limits
 from hmac_file_server.web.site import Site
 from tests.support import SECRET, put_target
 from tests.test_request import Transport
@@ -159,7 +159,7 @@ def test_a_client_that_leaves_between_two_tries(server: Server, monkeypatch: pyt
     def fail(*_: Any) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("hmac_file_server.stores.draft.Draft._make_file", fail)
+    monkeypatch.setattr("hmac_file_server.stores.local.draft.Draft._make_file", fail)
     server.send(put("a/b", 5) + "hello")
     server.work()
     server.leave()

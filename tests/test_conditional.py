@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.web.http import datetimeToString, stringToDatetime
 from twisted.web.http_headers import Headers
 
-from hmac_file_server.stores.local import StoredFile
+from hmac_file_server.stores.local.store import StoredFile
 from hmac_file_server.web.conditional import (
     Unsatisfiable,
     condition_of_put,

@@ -14,8 +14,8 @@ import toml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from hmac_file_server.address import RedisServer
 from hmac_file_server.config import Config, ConfigError, defaults, load
-from hmac_file_server.listen import RedisServer
 from hmac_file_server.slots.secret import EXAMPLE_SECRET, is_placeholder, weaknesses
 
 ROOT = Path(__file__).parent.parent

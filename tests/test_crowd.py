@@ -5,8 +5,8 @@ import ipaddress
 import pytest
 
 from hmac_file_server.web.client import Peer, Proxies, one_user
+from hmac_file_server.web.connections import Crowd, Limits
 from hmac_file_server.web.errors import HTTPError
-from hmac_file_server.web.limits import Crowd, Limits
 
 TRUSTED = [ipaddress.ip_network("10.0.0.0/8")]
 

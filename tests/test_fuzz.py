@@ -29,8 +29,8 @@ from twisted.python.failure import Failure
 
 from hmac_file_server import log
 from hmac_file_server.config import Config, ConfigError, load
-from hmac_file_server.service import FileService
-from hmac_file_server.threads import Threads
+from hmac_file_server.daemon.service import FileService
+from hmac_file_server.stores.local.threads import Threads
 from tests.support import SECRET, v, v2
 
 fuzzing = settings(

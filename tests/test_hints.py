@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
+from hmac_file_server.web.connections import Limits, Proxies
 from hmac_file_server.web.hints import Hints
-from hmac_file_server.web.limits import Limits, Proxies
 from tests.support import put_target
 from tests.test_request import Server
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hmac_file_server.logfile import LogFile, LogWriter, Stream, open_log
+from hmac_file_server.daemon.logfile import LogFile, LogWriter, Stream, open_log
 from tests.support import eventually
 
 

@@ -11,8 +11,8 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
 from hmac_file_server import __version__
+from hmac_file_server.daemon.service import StoreCheck
 from hmac_file_server.metrics import Metrics, MetricsRoot, MetricsSite, Ready
-from hmac_file_server.service import StoreCheck
 from tests.support import Daemon, need
 
 

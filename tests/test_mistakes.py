@@ -212,7 +212,7 @@ def test_no_guesses_at_what_is_very_long() -> None:
 def test_no_guesses_for_lines_that_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What nobody reads is not guessed at: only the line in the log asks."""
     asked: list[Asked] = []
-    monkeypatch.setattr("hmac_file_server.web.resource.likely_mistake", lambda *of: asked.append(of[0]) or "guess")
+    monkeypatch.setattr("hmac_file_server.files.resource.likely_mistake", lambda *of: asked.append(of[0]) or "guess")
     server = Server(tmp_path)
     for target in ("/upload/a/b?v=" + "00" * 32, "/elsewhere?v=" + "00" * 32, "/upload/a//b?v=" + "00" * 32):
         server.connect()

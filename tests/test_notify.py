@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
-from hmac_file_server.notify import Notifier
+from hmac_file_server.daemon.notify import Notifier
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import attrs
 import pytest
 from twisted.internet.task import Clock
 
-from hmac_file_server.web.limits import Limits
+from hmac_file_server.web.connections import Limits
 from hmac_file_server.web.pace import Pace, Reader
 
 

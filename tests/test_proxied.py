@@ -14,20 +14,20 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.task import Clock
 
+from hmac_file_server.files.resource import Files, root
+from hmac_file_server.files.retry import RetryPolicy
+from hmac_file_server.files.serving import Serving
+from hmac_file_server.files.upload import Uploads
+from hmac_file_server.resumption.keeper import FileKeeper
+from hmac_file_server.resumption.resource import Resumption
+from hmac_file_server.resumption.upload import SAVE_SECONDS, Resumables
 from hmac_file_server.slots.path import RESERVED
 from hmac_file_server.slots.signature import Verifier
-from hmac_file_server.stores.local import LocalStore
+from hmac_file_server.stores.local.sessions import SessionFiles
+from hmac_file_server.stores.local.store import LocalStore
 from hmac_file_server.stores.room import Room
-from hmac_file_server.stores.sessions import SessionFiles
-from hmac_file_server.uploads.keeper import FileKeeper
-from hmac_file_server.uploads.resumable import SAVE_SECONDS, Resumables
-from hmac_file_server.uploads.retry import RetryPolicy
-from hmac_file_server.uploads.upload import Uploads
 from hmac_file_server.web.client import Proxies
-from hmac_file_server.web.limits import Limits
-from hmac_file_server.web.resource import Files, root
-from hmac_file_server.web.serving import Serving
-from hmac_file_server.web.session import Resumption
+from hmac_file_server.web.connections import Limits
 from hmac_file_server.web.site import Site
 from tests.support import SECRET, put_target
 from tests.test_request import Transport, status

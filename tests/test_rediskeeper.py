@@ -15,12 +15,12 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, globalLogPublisher
 
-from hmac_file_server.listen import RedisServer, redis_at
+from hmac_file_server.address import RedisServer, redis_at
+from hmac_file_server.resumption.keeper import FileKeeper
+from hmac_file_server.resumption.rediskeeper import _REST, RedisKeeper, _reason
 from hmac_file_server.slots.path import slot_path
-from hmac_file_server.stores.local import LocalStore
-from hmac_file_server.stores.sessions import Session, SessionFiles, new_token
-from hmac_file_server.uploads.keeper import FileKeeper
-from hmac_file_server.uploads.rediskeeper import _REST, RedisKeeper, _reason
+from hmac_file_server.stores.local.sessions import Session, SessionFiles, new_token
+from hmac_file_server.stores.local.store import LocalStore
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ class Setting:
         self.keeper = RedisKeeper(files, self.redis.connect, self.clock, "", 60.0, self.ups.append, failed.append)
 
     def take_note(self, event: LogEvent) -> None:
-        if event.get("log_namespace") == "hmac_file_server.uploads.rediskeeper":
+        if event.get("log_namespace") == "hmac_file_server.resumption.rediskeeper":
             self.said.append(event["log_format"].partition(":")[0])
 
     def pass_time(self, seconds: float) -> None:

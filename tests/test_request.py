@@ -19,17 +19,17 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 
+from hmac_file_server.files import download
+from hmac_file_server.files.resource import Files, root
+from hmac_file_server.files.retry import RetryPolicy
+from hmac_file_server.files.serving import Serving
+from hmac_file_server.files.upload import MEMORY, Uploads
 from hmac_file_server.slots.path import slot_path
 from hmac_file_server.slots.signature import Verifier
-from hmac_file_server.stores.local import LocalStore
+from hmac_file_server.stores.local.store import LocalStore
 from hmac_file_server.stores.room import Room, Space
-from hmac_file_server.uploads.retry import RetryPolicy
-from hmac_file_server.uploads.upload import MEMORY, Uploads
-from hmac_file_server.web import download
-from hmac_file_server.web.limits import Limits
+from hmac_file_server.web.connections import Limits
 from hmac_file_server.web.request import DRAIN_BYTES, DRAIN_SECONDS, Request
-from hmac_file_server.web.resource import Files, root
-from hmac_file_server.web.serving import Serving
 from hmac_file_server.web.site import Site
 from tests.support import SECRET, put_target
 
@@ -149,7 +149,7 @@ def test_an_upload_that_fails_late(server: Server, monkeypatch: pytest.MonkeyPat
     server.send(put("a/b", length))
     for _ in range(0, DRAIN_BYTES + (1 << 20), 1 << 20):
         server.send(bytes(1 << 20))
-    monkeypatch.setattr("hmac_file_server.stores.draft.Draft.write", fail)
+    monkeypatch.setattr("hmac_file_server.stores.local.draft.Draft.write", fail)
     assert server.send(bytes(1 << 20)) == b""
     server.clock.advance(1)
     assert status(server.transport.value()) == b"507"
@@ -442,7 +442,7 @@ def test_a_file_that_fails_as_clients_do(
         return read(file, length, offset)
 
     (tmp_path / "a").write_bytes(bytes(100_000))
-    monkeypatch.setattr("hmac_file_server.web.download.os.pread", fail)
+    monkeypatch.setattr("hmac_file_server.files.download.os.pread", fail)
     with capturedLogs() as events:
         server.send("GET /upload/a HTTP/1.1\r\nHost: a\r\n\r\n")
     assert server.transport.aborting

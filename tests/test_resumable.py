@@ -10,17 +10,17 @@ import pytest
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import Clock
 
+from hmac_file_server.files.errors import not_stored
+from hmac_file_server.files.retry import RetryPolicy
+from hmac_file_server.files.upload import Broken, Uploads
+from hmac_file_server.resumption.keeper import FileKeeper
+from hmac_file_server.resumption.upload import SAVE_SECONDS, Resumables, ResumableUpload
 from hmac_file_server.slots.path import slot_path
 from hmac_file_server.slots.signature import Slot
-from hmac_file_server.stores.kept import Part, WrongLength
-from hmac_file_server.stores.local import LocalStore
+from hmac_file_server.stores.local.part import Part, WrongLength
+from hmac_file_server.stores.local.sessions import NoSession, SessionFiles, new_token
+from hmac_file_server.stores.local.store import LocalStore
 from hmac_file_server.stores.room import NoRoom, Room, Space
-from hmac_file_server.stores.sessions import NoSession, SessionFiles, new_token
-from hmac_file_server.uploads.keeper import FileKeeper
-from hmac_file_server.uploads.resumable import SAVE_SECONDS, Resumables, ResumableUpload
-from hmac_file_server.uploads.retry import RetryPolicy
-from hmac_file_server.uploads.upload import Broken, Uploads
-from hmac_file_server.web.storage import not_stored
 
 CHUNK = 1 << 20
 PATH = slot_path([b"slot", b"a.bin"])

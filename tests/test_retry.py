@@ -8,8 +8,8 @@ import pytest
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 
+from hmac_file_server.files.retry import LONGEST_DELAY, RetryLoop, RetryPolicy
 from hmac_file_server.stores.faults import NotDurable, may_pass
-from hmac_file_server.uploads.retry import LONGEST_DELAY, RetryLoop, RetryPolicy
 
 
 def at_once(function: Callable[[], Any]) -> Deferred[Any]:

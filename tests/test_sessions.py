@@ -17,13 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hmac_file_server.slots.path import BadPath, SlotPath, slot_path
-from hmac_file_server.stores import kept
-from hmac_file_server.stores import place as place_module
-from hmac_file_server.stores import sessions as sessions_module
-from hmac_file_server.stores.draft import MIME_TYPE, Chunks, SlotTaken
 from hmac_file_server.stores.faults import NotDurable, TooLong
-from hmac_file_server.stores.filesystem import FileSystem
-from hmac_file_server.stores.kept import (
+from hmac_file_server.stores.local import part as kept
+from hmac_file_server.stores.local import place as place_module
+from hmac_file_server.stores.local import sessions as sessions_module
+from hmac_file_server.stores.local.draft import MIME_TYPE, Chunks, SlotTaken
+from hmac_file_server.stores.local.filesystem import FileSystem
+from hmac_file_server.stores.local.part import (
     AlreadyComplete,
     Cancelled,
     KeptDraft,
@@ -33,9 +33,8 @@ from hmac_file_server.stores.kept import (
     WrongLength,
     WrongOffset,
 )
-from hmac_file_server.stores.local import LocalStore
-from hmac_file_server.stores.place import Place
-from hmac_file_server.stores.sessions import (
+from hmac_file_server.stores.local.place import Place
+from hmac_file_server.stores.local.sessions import (
     Held,
     NoSession,
     Session,
@@ -45,6 +44,7 @@ from hmac_file_server.stores.sessions import (
     is_token,
     new_token,
 )
+from hmac_file_server.stores.local.store import LocalStore
 
 PATH = slot_path([b"slot", b"photo.jpg"])
 BODY = b"0123456789"

@@ -9,7 +9,7 @@ import socket
 from contextlib import closing
 from pathlib import Path
 
-from hmac_file_server.stores.splice import Pipe, Source
+from hmac_file_server.stores.local.splice import Pipe, Source
 
 BODY = os.urandom(300_000)
 

@@ -11,9 +11,9 @@ import attrs
 import pytest
 
 from hmac_file_server.slots.path import RESERVED, SlotPath, slot_path
-from hmac_file_server.stores.draft import SlotTaken
-from hmac_file_server.stores.folders import names_in
-from hmac_file_server.stores.local import LocalStore, NoSuchFile, Unusable
+from hmac_file_server.stores.local.draft import SlotTaken
+from hmac_file_server.stores.local.folders import names_in
+from hmac_file_server.stores.local.store import LocalStore, NoSuchFile, Unusable
 
 PATH = slot_path([b"slot", b"photo.jpg"])
 

@@ -17,13 +17,13 @@ import attrs
 import pytest
 
 from hmac_file_server.slots.path import SlotPath, slot_path
-from hmac_file_server.stores.draft import Chunks, Draft
 from hmac_file_server.stores.faults import NotDurable, may_pass
-from hmac_file_server.stores.filesystem import FileSystem
-from hmac_file_server.stores.folders import Folders
-from hmac_file_server.stores.local import LocalStore, Unusable
-from hmac_file_server.stores.place import Place
-from hmac_file_server.stores.sessions import Session, SessionFiles, new_token
+from hmac_file_server.stores.local.draft import Chunks, Draft
+from hmac_file_server.stores.local.filesystem import FileSystem
+from hmac_file_server.stores.local.folders import Folders
+from hmac_file_server.stores.local.place import Place
+from hmac_file_server.stores.local.sessions import Session, SessionFiles, new_token
+from hmac_file_server.stores.local.store import LocalStore, Unusable
 from tests.support import missing
 
 A, B = slot_path([b"u", b"a", b"file"]), slot_path([b"u", b"b", b"file"])

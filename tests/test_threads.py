@@ -14,9 +14,9 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from hmac_file_server.stores import filesystem, flush
-from hmac_file_server.stores.flush import Flusher, Steps, Stepwise
-from hmac_file_server.threads import Bulk, Threads
+from hmac_file_server.stores.local import filesystem, flush
+from hmac_file_server.stores.local.flush import Flusher, Steps, Stepwise
+from hmac_file_server.stores.local.threads import Bulk, Threads
 from tests.support import DEADLINE, eventually
 
 

@@ -10,13 +10,13 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
+from hmac_file_server.files.retry import RetryPolicy
+from hmac_file_server.files.upload import MEMORY, Broken, Upload, Uploads
 from hmac_file_server.slots.path import slot_path
 from hmac_file_server.slots.signature import Slot
-from hmac_file_server.stores.draft import SlotTaken
-from hmac_file_server.stores.local import LocalStore
+from hmac_file_server.stores.local.draft import SlotTaken
+from hmac_file_server.stores.local.store import LocalStore
 from hmac_file_server.stores.room import NoRoom, Room, Space
-from hmac_file_server.uploads.retry import RetryPolicy
-from hmac_file_server.uploads.upload import MEMORY, Broken, Upload, Uploads
 
 CHUNK = 64 << 10
 MIB = 1 << 20

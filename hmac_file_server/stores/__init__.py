@@ -1,1 +1,1 @@
-"""Where files lie: on a local or mounted file system, at the path of their URL."""
+"""Where files lie."""

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from twisted.web.http import datetimeToString, stringToDatetime
 from twisted.web.http_headers import Headers
 
-from hmac_file_server.stores.draft import Condition
-from hmac_file_server.stores.local import StoredFile
+from hmac_file_server.stores.local.draft import Condition
+from hmac_file_server.stores.local.store import StoredFile
 
 Range = tuple[int, int]
 """Offset and length in bytes."""

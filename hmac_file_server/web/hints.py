@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from hmac_file_server.listen import Network
+from hmac_file_server.address import Network
 from hmac_file_server.web.client import one_user
 
 _log = Logger()

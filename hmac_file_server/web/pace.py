@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from hmac_file_server.web.limits import Limits
+from hmac_file_server.web.connections import Limits
 
 if TYPE_CHECKING:
     from hmac_file_server.web.request import Request

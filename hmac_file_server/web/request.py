@@ -20,10 +20,10 @@ from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import NO_BODY_CODES, datetimeToString, parse_qs
 
-from hmac_file_server.uploads.upload import Broken, Upload
+from hmac_file_server.files.upload import Broken, Upload
+from hmac_file_server.web.body import Flow
 from hmac_file_server.web.client import client_address, is_loopback, names_loopback, was_passed_on
 from hmac_file_server.web.errors import MALFORMED, HTTPError
-from hmac_file_server.web.flow import Flow
 from hmac_file_server.web.headers import EVERYWHERE, NOTHING_RUNS, lines
 from hmac_file_server.web.pace import Pace, of_body
 

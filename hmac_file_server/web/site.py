@@ -10,9 +10,9 @@ from twisted.web import server
 from twisted.web.resource import IResource
 
 from hmac_file_server.web.channel import Channel
+from hmac_file_server.web.connections import Crowd, Limits
 from hmac_file_server.web.errors import HTTPError, unavailable
 from hmac_file_server.web.hints import Hints
-from hmac_file_server.web.limits import Crowd, Limits
 from hmac_file_server.web.request import Request
 
 Ended = Callable[[Request, bool, bool], None]

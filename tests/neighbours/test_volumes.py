@@ -12,9 +12,9 @@ import attrs
 import pytest
 
 from hmac_file_server.slots.path import SlotPath, slot_path
-from hmac_file_server.stores.folders import names_in
-from hmac_file_server.stores.local import LocalStore, NoSuchFile
-from hmac_file_server.stores.sessions import Held, Session, SessionFiles, new_token
+from hmac_file_server.stores.local.folders import names_in
+from hmac_file_server.stores.local.sessions import Held, Session, SessionFiles, new_token
+from hmac_file_server.stores.local.store import LocalStore, NoSuchFile
 from tests.neighbours.resumable import BODY, Resumable, ask
 from tests.neighbours.volumes import JuiceFS, SeaweedFS, Volume
 from tests.support import DEADLINE, Daemon, eventually, missing, need

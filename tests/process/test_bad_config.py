@@ -15,7 +15,7 @@ import pytest
 from twisted.internet.error import CannotListenError
 
 from hmac_file_server.config import load
-from hmac_file_server.listener import cannot_listen
+from hmac_file_server.daemon.listener import cannot_listen
 from tests.support import DEADLINE, Daemon, eventually, free_port, need
 
 MakeDaemon = Callable[..., Daemon]

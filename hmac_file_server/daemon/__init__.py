@@ -1,0 +1,1 @@
+"""What runs: one process or several, listening, watched and stopped."""

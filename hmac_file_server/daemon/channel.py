@@ -1,0 +1,123 @@
+"""What a worker and its parent say to each other, over one socket pair (AMP).
+
+First the parent sends a line of settings, then nothing until the worker says that it runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.error import ReactorNotRunning
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.protocols import amp
+from twisted.python.failure import Failure
+
+from hmac_file_server.daemon.share import Share
+from hmac_file_server.daemon.signals import leave_to_parent
+
+_INPUT = 0
+
+
+class Running(amp.Command):
+    """From a worker: its reactor turns."""
+
+
+class Report(amp.Command):
+    """To a worker: what are your figures, and your share? Whoever answers is alive, also without memory to tell them.
+
+    What the others have of what is bounded comes with the question.
+    """
+
+    arguments = [(b"others", amp.String())]
+    response = [(b"figures", amp.String()), (b"share", amp.String())]
+
+
+class Stop(amp.Command):
+    """To a worker: finish what runs, and end."""
+
+    requiresAnswer = False
+
+
+def receive_settings() -> bytes:
+    """The line that the parent sends first. Blocks until it is there; nothing runs before."""
+    line = b""
+    with socket.socket(fileno=os.dup(_INPUT)) as parent:
+        while not line.endswith(b"\n"):
+            there = parent.recv(1 << 16, socket.MSG_PEEK)
+            if not there:
+                raise SystemExit(os.EX_UNAVAILABLE)  # The parent has gone.
+            line += parent.recv(there.find(b"\n") + 1 or len(there))
+    return line
+
+
+class Parent(amp.AMP):
+    """A worker's end: it stops when its parent asks for it, or is gone.
+
+    :param report: is told the others' share; gives the figures, and the own share.
+    """
+
+    def __init__(self, reactor: Any, report: Callable[[Share], tuple[bytes, Share]]) -> None:
+        super().__init__()
+        self._reactor = reactor
+        self._report = report
+
+    @classmethod
+    def attend(cls, reactor: Any, report: Callable[[Share], tuple[bytes, Share]]) -> None:
+        """Listen to the parent."""
+        # When the reactor has set its own handlers.
+        reactor.callWhenRunning(leave_to_parent)
+        reactor.callWhenRunning(adopt, reactor, _INPUT, cls(reactor, report))
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.callRemote(Running).addErrback(lambda failure: None)
+
+    @Report.responder
+    def _told_to_report(self, others: bytes) -> dict[str, bytes]:
+        try:
+            figures, share = self._report(Share.decode(others))
+            return {"figures": figures, "share": share.encode()}
+        except MemoryError:  # AMP would end the conversation, and with it the worker.
+            return {"figures": b"", "share": b""}
+
+    @Stop.responder
+    def _told_to_stop(self) -> dict[str, object]:
+        self._stop()
+        return {}
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        self._stop()
+
+    def _stop(self) -> None:
+        with contextlib.suppress(ReactorNotRunning):
+            self._reactor.stop()
+
+
+class Child(amp.AMP):
+    """The parent's end.
+
+    :param runs: called when the worker runs.
+    """
+
+    transport: Any
+
+    def __init__(self, runs: Callable[[], None]) -> None:
+        super().__init__()
+        self._runs = runs
+
+    @Running.responder
+    def _told_that_it_runs(self) -> dict[str, object]:
+        self._runs()
+        return {}
+
+
+def adopt(reactor: Any, descriptor: int, protocol: amp.AMP) -> None:
+    """Let a protocol have a connected socket, of which the caller keeps its own descriptor."""
+    factory = Factory.forProtocol(lambda: protocol)
+    factory.noisy = False
+    reactor.adoptStreamConnection(descriptor, socket.AF_UNIX, factory)

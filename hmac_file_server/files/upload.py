@@ -1,0 +1,504 @@
+"""Uploads: the consumer of a request's body, which brings it to the store piece by piece."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import time
+from collections.abc import Callable, Sequence
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from hmac_file_server.files.retry import InThread, RetryLoop, RetryPolicy
+from hmac_file_server.resumption.keeper import ISessionKeeper
+from hmac_file_server.slots.path import SlotPath
+from hmac_file_server.slots.signature import Slot
+from hmac_file_server.stores.faults import Crowded, is_full
+from hmac_file_server.stores.local.draft import Chunks, Condition, Draft
+from hmac_file_server.stores.local.sessions import Session
+from hmac_file_server.stores.local.splice import Source
+from hmac_file_server.stores.local.store import LocalStore
+from hmac_file_server.stores.local.threads import Bulk
+from hmac_file_server.stores.room import Away, NoRoom, Room
+
+MEMORY = 32 << 20
+"""Bytes that all uploads together gather before they write; many at once write smaller pieces."""
+
+_AHEAD = 16 << 20
+_AT_ONCE = 4
+_SMALLEST_PIECE = 16 << 10
+_CRUMB = 4 << 10
+_WORTHWHILE = 64 << 10
+
+
+class ILender(IPushProducer):
+    """A push producer whose bytes a thread can take from its socket."""
+
+    def lend() -> Source | None:
+        """Lend the socket to a thread. Nobody else reads it until it is given back.
+
+        :returns: None where that can not be, or would not pay.
+        """
+
+    def watch(ready: Callable[[], None]) -> None:  # noqa: N805  # interfaces have no self
+        """Resume, but read nothing.
+
+        :param ready: told once, when there is something to read.
+        """
+
+
+class Broken(Exception):
+    """The client went away before the body was complete."""
+
+
+class Uploads:
+    """All uploads of the daemon, and what they share.
+
+    :param store: where they go.
+    :param room: keeps account of the free space.
+    :param in_thread: runs the store's blocking calls.
+    :param policy: when a refused step is tried again.
+    :param chunk_size: bytes that an upload gathers before it writes them.
+    :param keeper: is told of each, if there is one.
+    """
+
+    def __init__(
+        self,
+        store: LocalStore,
+        room: Room,
+        in_thread: InThread,
+        policy: RetryPolicy,
+        chunk_size: int,
+        keeper: ISessionKeeper | None = None,
+    ) -> None:
+        self._store = store
+        self._room = room
+        self._policy = policy
+        self._chunk_size = chunk_size
+        self._keeper = keeper
+        self.in_thread = in_thread
+        self.active: dict[Upload, None] = {}  # in the order in which they began
+        self._by_slot: dict[tuple[bytes, ...], list[Upload]] = {}
+        self._idle: Deferred[None] | None = None
+
+    def start(self, slot: Slot, client: str = "") -> Upload:
+        """Begin to receive the file of a slot whose signature was verified.
+
+        :param client: its address.
+        :raises NoRoom: if it can not fit.
+        :raises Away: if the store can not be reached.
+        """
+        draft = self._store.draft(slot.path, slot.size, slot.media_type)
+        upload = Upload(draft, self)
+        upload.slot, upload.client, upload.begun = slot, client, time.time()
+        self.add(upload, slot.size)
+        return upload
+
+    def enter(self, upload: Upload, size: int) -> None:
+        """Let an upload have room, and its turn among those of its slot, as soon as it is known that it has a right.
+
+        :param size: bytes that it is going to store.
+        :raises NoRoom: if they can not fit.
+        :raises Away: if the store can not be reached.
+        """
+        self._room.check(size)
+        if upload.path is not None:
+            self._by_slot.setdefault(upload.path.segments, []).append(upload)
+            upload.keep_room()
+
+    def claim(self, upload: Upload, size: int) -> bool:
+        """Keep room for what an upload is about to store. Of several of one slot, one is stored, and so one claims.
+
+        :param size: bytes.
+        :returns: whether it is kept.
+        :raises NoRoom: if they can not fit.
+        """
+        try:
+            if not self._claims(upload):
+                self._room.check(size)
+                return False
+            self._room.claim(size)
+        except Away:
+            return False
+        return True
+
+    def gives_way(self, upload: Upload) -> bool:
+        """Whether an upload that waits for room ends, for the sake of one that began before and waits, too.
+
+        If none did, all would wait until they all end.
+        """
+        older = itertools.takewhile(lambda other: other is not upload, self.active)
+        return any(other.waits_for_room for other in older)
+
+    def lacks_room(self, reason: str) -> OSError:
+        """What an upload fails with, if not tried again, that has met :exc:`NoRoom`."""
+        return OSError(errno.ENOSPC, reason) if self._room.full else Crowded(reason)
+
+    def is_in_turn(self, upload: Upload) -> bool:
+        """Whether an upload may write. A few of one slot at once may: one of them has lost its client, say."""
+        alike = self._alike(upload)
+        return len(alike) <= _AT_ONCE or upload in alike[:_AT_ONCE]
+
+    def _claims(self, upload: Upload) -> bool:
+        return self._alike(upload)[:1] == [upload]
+
+    def _alike(self, upload: Upload) -> list[Upload]:
+        """The uploads of its slot, the first one first."""
+        return self._by_slot.get(upload.path.segments, []) if upload.path is not None else []
+
+    def add(self, upload: Upload, size: int) -> None:
+        """Take note of an upload that is about to begin.
+
+        :param size: bytes that it is going to store, as far as that is certain.
+        :raises NoRoom: if they can not fit.
+        :raises Away: if the store can not be reached.
+        """
+        self.enter(upload, size)
+        upload.doubtful = self._room.doubtful
+        self.active[upload] = None
+        if self._keeper is not None:
+            self._keeper.begun(upload)
+
+    def ran_out(self) -> None:
+        """Take note that an upload found no room on the disk."""
+        self._room.ran_out = True
+
+    def closed(self, upload: Upload) -> None:
+        """Take note that an upload holds nothing any more."""
+        self.active.pop(upload, None)
+        self._leave(upload)
+        if not self.active and self._idle is not None:
+            idle, self._idle = self._idle, None
+            idle.callback(None)
+        if self._keeper is not None:
+            self._keeper.ended(upload)
+
+    def _leave(self, upload: Upload) -> None:
+        alike = self._alike(upload)
+        if upload in alike:
+            assert upload.path is not None
+            alike.remove(upload)
+            if not alike:
+                del self._by_slot[upload.path.segments]
+            for other in alike[:_AT_ONCE]:
+                other.go_on()
+
+    def when_idle(self) -> Deferred[None]:
+        """Fires when no upload runs any more."""
+        idle: Deferred[None] = Deferred()
+        if self.active:
+            self._idle = idle
+        else:
+            idle.callback(None)
+        return idle
+
+    def loop(self) -> RetryLoop:
+        """A retry loop for one upload."""
+        return RetryLoop(self._policy, self.in_thread)
+
+    def share(self) -> int:
+        """Bytes that each upload may have in hand at the moment; it has so many twice at the most."""
+        return max(_SMALLEST_PIECE, MEMORY // (2 * max(1, len(self.active))))
+
+    def piece_size(self) -> int:
+        """Bytes that one upload gathers at the moment before it writes."""
+        return min(self._chunk_size, self.share())
+
+
+@implementer(IConsumer)
+class Upload:
+    """One request's body on its way to the disk.
+
+    ``unregisterProducer`` says that the body is complete; :meth:`abandon` that it never will be.
+
+    :ivar done: fires with None when the file is public and safe; fails with SlotTaken, OSError
+        or :exc:`Broken`.
+    :ivar token: names its session, empty if it can not be resumed.
+    :ivar is_new: whether it is the first request of its session.
+    :ivar slot: what was signed, where that is known here.
+    :ivar client: the address of who sends it.
+    :ivar begun: when, in seconds since 1970.
+    :ivar doubtful: whether the store is likely to refuse it, and should be asked before its body is waited for.
+    """
+
+    doubtful = False
+    token = ""
+    is_new = True
+    slot: Slot | None = None
+    client = ""
+    begun = 0.0
+
+    def __init__(self, draft: Draft, uploads: Uploads) -> None:
+        self._draft = draft
+        self._uploads = uploads
+        self._loop = uploads.loop()
+        self._in_thread = uploads.in_thread
+        self._producer: IPushProducer | None = None
+        self._lender: ILender | None = None
+        self._source: Source | None = None
+        self._is_readable = False
+        self._paused = False
+        self._is_short = False
+        self._gathered: Chunks = []
+        self._writing: Chunks = []
+        self._gathered_size = 0
+        self._complete = False
+        self._running = False
+        self._outcome: Failure | None = None
+        self._over = False
+        self.done: Deferred[None] = Deferred()
+
+    @property
+    def session(self) -> Session | None:
+        """The record of an upload that can be resumed."""
+        return None
+
+    @property
+    def whole(self) -> bool:
+        """Whether the file is whole after it."""
+        return True
+
+    @property
+    def stored(self) -> bool:
+        """Whether it has come to its end, and the file is public by it."""
+        return self.whole and self._over and self._outcome is None
+
+    @property
+    def dropped(self) -> bool:
+        """Whether nobody can go on with it."""
+        return False
+
+    @property
+    def broken(self) -> bool:
+        """Whether its client went away before all of it had come."""
+        return self._outcome is not None and self._outcome.check(Broken) is not None
+
+    @property
+    def path(self) -> SlotPath | None:
+        """The slot's; None while that is not known."""
+        return self._draft.path
+
+    @property
+    def owed(self) -> int:
+        """Bytes that are kept for the upload, and that it has still to take from the store's free space."""
+        return self._draft.owed
+
+    @property
+    def share(self) -> int:
+        """Bytes that it should be given at once, at the most, as things are."""
+        return self._uploads.share()
+
+    def store_only_if(self, condition: Condition) -> None:
+        """Make a condition, before it begins, of what is at the slot's path."""
+        self._draft.condition = condition
+
+    def digests_are(self, digests: Sequence[bytes]) -> None:
+        """Say, before it begins, which SHA-256 the file has."""
+        self._draft.digests = digests
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        """Take the body from a push producer, which is paused while the disk is behind."""
+        if not streaming:
+            raise ValueError("an upload takes its bytes from a push producer")
+        self._producer = IPushProducer(producer)
+        self._lender = ILender(producer, None)
+
+    def unregisterProducer(self) -> None:
+        """The body is complete: publish it."""
+        self._let_go()
+        self._complete = True
+        self._proceed()
+
+    def begin(self) -> Deferred[None]:
+        """Find out whether the store can take the file, before its first byte.
+
+        :returns: fires when it can; when not, ``done`` fails instead.
+        """
+        ready: Deferred[None] = Deferred()
+        self._run(self._draft.begin, lambda: ready.callback(None))
+        return ready
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes of the body."""
+        if self._over or self._outcome is not None:
+            return
+        gathered = self._gathered
+        if len(data) >= _CRUMB:
+            gathered.append(data)
+        elif gathered and isinstance(gathered[-1], bytearray):
+            gathered[-1] += data
+        else:
+            gathered.append(bytearray(data))
+        self._gathered_size += len(data)
+        if self._gathered_size < self._uploads.piece_size():
+            return
+        self._proceed()
+        # The next piece is gathered while this one is written; the client waits when both are full.
+        if self._gathered and self._must_wait:
+            self._pause()
+
+    def _pause(self) -> None:
+        if self._producer is not None and not self._paused:
+            self._paused = True
+            self._producer.pauseProducing()
+
+    def abandon(self, reason: Exception | None = None) -> None:
+        """Stop, and leave nothing behind. Does nothing once the upload is over.
+
+        :param reason: what ``done`` fails with; :exc:`Broken` by default.
+        """
+        if self._over or self._outcome is not None:
+            return
+        if reason is None and self._complete:
+            # All has come: it is published, but nothing is tried again for a client that has left.
+            self._loop.stop()
+            return
+        self._outcome = Failure(reason or Broken("the client closed the connection"))
+        self._let_go()
+        if self._running:
+            self._loop.stop()
+        else:
+            self._end()
+
+    def go_on(self) -> None:
+        """It may be its turn now."""
+        if self._must_wait or self._outcome is not None:
+            return
+        if self._paused and self._producer is not None:
+            self._resume(self._producer, None)
+        self._proceed()
+
+    @property
+    def _must_wait(self) -> bool:
+        return self._running or self._over or not self._uploads.is_in_turn(self)
+
+    def _proceed(self) -> None:
+        if self._must_wait:
+            return
+        if self._complete:
+            chunks = self._take()
+            self._run(self._draft.finisher(chunks), self._published)
+        elif self._is_readable or self._gathered_size >= self._uploads.piece_size():
+            self._is_readable = False
+            self._write_out(self._take())
+
+    def _write_out(self, chunks: Chunks) -> None:
+        """Write a piece, and what follows it straight from the socket, as far as it is there already."""
+        lender = self._lender if self._draft.splices else None
+        source = self._source = lender.lend() if lender is not None else None
+        if source is None:
+            self._run(lambda: self._draft.write(chunks))
+        else:
+            self._pause()
+            self._run(Bulk(lambda: self._draft.write(chunks, source)))
+
+    def _readable(self) -> None:
+        self._pause()
+        self._is_readable = True
+        self._proceed()
+
+    def _let_go(self) -> None:
+        self._producer = self._lender = None
+
+    def _take(self) -> Chunks:
+        chunks = self._writing = self._gathered
+        self._gathered, self._gathered_size = [], 0
+        return chunks
+
+    def keep_room(self) -> None:
+        """Claim what may come next; not all of a large body, which may never come.
+
+        :raises OSError: ENOSPC if there is no room, which may pass as on a full disk.
+        """
+        draft = self._draft
+        if draft.claimed >= draft.end:
+            return
+        arrived = draft.position + sum(map(len, self._writing))
+        if draft.claimed - arrived >= _AHEAD // 2:
+            return
+        goal = min(draft.end, arrived + _AHEAD)
+        try:
+            if self._uploads.claim(self, goal - max(draft.claimed, draft.position)):
+                draft.claimed = goal
+        except NoRoom as error:
+            self._is_short = True
+            if self._uploads.gives_way(self):
+                self._loop.stop()
+            raise self._uploads.lacks_room(str(error)) from None
+        self._is_short = False
+
+    @property
+    def waits_for_room(self) -> bool:
+        """Whether it goes on as soon as there is room again."""
+        return self._is_short and not self._over and self._outcome is None
+
+    def _run(self, step: Callable[[], None], then: Callable[[], None] = lambda: None) -> None:
+        self._running = True
+        self._loop.run(step, self.keep_room).addCallbacks(self._succeeded, self._failed, callbackArgs=(then,))
+
+    def _succeeded(self, result: None, then: Callable[[], None]) -> None:
+        self._running = False
+        source = self._given_back()
+        self._stepped()
+        then()
+        if self._over:
+            return
+        if self._outcome is not None:
+            self._end()
+            return
+        if self._paused and self._producer is not None:
+            self._resume(self._producer, source)
+        self._proceed()
+
+    def _given_back(self) -> Source | None:
+        source, self._source = self._source, None
+        if source is not None:
+            source.give_back(source)
+        return source
+
+    def _resume(self, producer: IPushProducer, source: Source | None) -> None:
+        if source is None or source.taken < _WORTHWHILE or self._lender is None:
+            self._paused = False
+            producer.resumeProducing()
+        elif source.dry:
+            # A client as fast as we are: a thread takes what comes next, too.
+            self._paused = False
+            self._lender.watch(self._readable)
+        else:
+            self._is_readable = True
+
+    def _stepped(self) -> None:
+        """A step on the disk has succeeded."""
+
+    def _published(self) -> None:
+        self._outcome = None
+        self._end()
+
+    def _failed(self, failure: Failure) -> None:
+        self._running = False
+        self._given_back()
+        if self._outcome is None:
+            self._outcome = failure
+        if is_full(failure.value):
+            self._uploads.ran_out()
+        self._end()
+
+    def _end(self) -> None:
+        """Close the draft, then tell: an answer goes out when nothing of a failed upload is left."""
+        self._over = True
+        chunks = self._writing + self._take()  # What could not be written, if anything, comes first.
+        self._let_go()
+        outcome = self._outcome
+        if outcome is None:
+            self._tell(None)
+        else:
+            reason = outcome.value
+            assert isinstance(reason, Exception)
+            self._in_thread(lambda: self._draft.give_up(chunks, reason)).addBoth(lambda _: self._tell(outcome))
+
+    def _tell(self, outcome: Failure | None) -> None:
+        self.done.callback(outcome)  # type: ignore[arg-type]  # a Failure takes the errback's way
+        self._uploads.closed(self)

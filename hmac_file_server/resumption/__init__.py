@@ -1,0 +1,1 @@
+"""Resumable uploads: draft-ietf-httpbis-resumable-upload, around what ``files`` does."""

@@ -1,1 +1,0 @@
-"""From the network to the store: chunks, back-pressure and retries."""
