@@ -12,8 +12,6 @@ from twisted.internet.endpoints import quoteStringArgument
 from twisted.internet.interfaces import IStreamServerEndpointStringParser
 from twisted.plugin import getPlugins
 
-from hmac_file_server.daemon.sockets import UnixAddress
-
 FORMS = '":8080", "127.0.0.1:8080", "[::1]:8080", "unix:/run/hmac-file-server.sock:mode=660" or a Twisted endpoint'
 
 _HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+(?:%[^\]/\s]+)?)\]|(?P<host>[^\[\]:/]*)):(?P<port>\d{1,5})\Z")
@@ -25,11 +23,19 @@ _PARTS = re.compile(r"((?:\\.|[^:\\])*)(?::|\Z)")
 _BUILT_IN = {"tcp", "tcp4", "tcp6", "unix", "ssl", "systemd"}
 
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
 class NoSuchHost(ValueError):
     """A name that no address was found for."""
+
+
+@attrs.frozen
+class UnixAddress:
+    """Where a Unix socket is.
+
+    :param mode: of the file.
+    """
+
+    path: str
+    mode: int = 0o666
 
 
 @attrs.frozen

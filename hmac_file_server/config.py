@@ -14,12 +14,13 @@ from typing import Any, NoReturn
 
 import attrs
 
-from hmac_file_server.address import Listen, Network, NoSuchHost, RedisServer, listen_at, listen_on_socket, redis_at
-from hmac_file_server.daemon.processors import processors
+from hmac_file_server.address import Listen, NoSuchHost, RedisServer, listen_at, listen_on_socket, redis_at
 from hmac_file_server.log import LEVELS, printable
+from hmac_file_server.processors import processors
 from hmac_file_server.slots.secret import COMMAND, EXAMPLE_SECRET, is_placeholder
 from hmac_file_server.stores.faults import user
 from hmac_file_server.tomlfile import read_toml
+from hmac_file_server.web.client import Network
 
 WORKER = "HMAC_FILE_SERVER_WORKER"
 """In the environment of a worker, one process of several: the descriptor of the socket that it accepts from."""

@@ -71,7 +71,7 @@ def _stamp(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(second))
 
 
-class Lines:
+class LineLog:
     """The lines that requests leave, past Twisted's log: it costs more than a small request itself.
 
     :param out: what Twisted's log goes to as well.

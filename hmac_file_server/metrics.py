@@ -147,7 +147,7 @@ def _add(sums: dict[str, _Sum], report: bytes, with_gauges: bool = True) -> None
             values[key] = together(values[key], value) if key in values else value
 
 
-class Tally:
+class CounterBatch:
     """Adds up what counters are to be told, once in each turn of the reactor: they cost much for a small request."""
 
     def __init__(self, clock: IReactorTime) -> None:

@@ -13,22 +13,22 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from hmac_file_server.files.access_log import Access
-from hmac_file_server.files.resource import Files, root
+from hmac_file_server.files.access_log import AccessLog
+from hmac_file_server.files.resource import Files
 from hmac_file_server.files.retry import RetryPolicy
 from hmac_file_server.files.serving import Serving
+from hmac_file_server.files.tree import root
 from hmac_file_server.files.upload import Uploads
-from hmac_file_server.log import Lines
+from hmac_file_server.log import LineLog
 from hmac_file_server.metrics import Metrics
 from hmac_file_server.resumption.keeper import FileKeeper
-from hmac_file_server.resumption.resource import Resumption
 from hmac_file_server.resumption.upload import Resumables
+from hmac_file_server.resumption.wiring import place_of
 from hmac_file_server.slots.signature import Verifier
-from hmac_file_server.stores.local.sessions import SessionFiles
-from hmac_file_server.stores.local.store import LocalStore
 from hmac_file_server.stores.room import Room
 from hmac_file_server.web.connections import Limits
 from hmac_file_server.web.site import Site
+from tests.stores import local_store
 from tests.support import SECRET, put_target
 from tests.test_request import Transport
 
@@ -39,23 +39,23 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.clock = Clock()
         self.clock.advance(1000)
-        self.store = LocalStore(str(folder), fsync=False)
+        self.store = local_store(folder, False, self._in_thread, self.clock)
         self.waiting: list[tuple[Deferred[Any], Callable[[], Any]]] = []
         policy = RetryPolicy(self.clock, 1, 1.0)
-        keeper = FileKeeper(lambda: SessionFiles(self.store.place, 3600.0), maybeDeferred, self.clock)
-        uploads = Uploads(self.store, Room(0), self._in_thread, policy, 4096, keeper)
-        resumption = Resumption(Resumables(self.store, uploads, keeper, self.clock, 3600.0), "upload", 0)
+        uploads = Uploads(self.store, Room(0), policy, 4096)
+        sessions = self.store.sessions(3600.0)
+        uploads.watcher = keeper = FileKeeper(sessions, self.clock)
         files = Files(
             Verifier([SECRET.encode()]),
-            Serving(self.store, self._in_thread, self.clock),
+            Serving(self.store, self.clock),
             uploads,
             1 << 30,
-            resumption,
         )
+        place = place_of(Resumables(sessions, uploads, keeper.kept, self.clock), files, "upload", 0)
         self.metrics, self.out = Metrics(), io.StringIO()
-        self.access = Access(self.metrics, self.clock, Lines(self.out, "info"))
+        self.access = AccessLog(self.metrics, self.clock, LineLog(self.out, "info"))
         self.site = Site(
-            root("upload", files, resumption), self.clock, Limits(), self.access.ended, self.access.turned_away
+            root("upload", place, files), self.clock, Limits(), self.access.ended, self.access.turned_away
         )
         self.transport = Transport()
         self.channel: Any = None

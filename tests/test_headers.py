@@ -6,14 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hmac_file_server.web.headers import (
-    ALLOWED_METHODS,
-    EVERYWHERE,
-    NOTHING_RUNS,
-    disposition,
-    file_headers,
-    preflight,
-)
+from hmac_file_server.files.headers import disposition, file_headers
+from hmac_file_server.web.headers import ALLOWED_METHODS, EVERYWHERE, NOTHING_RUNS, preflight
 
 PREFLIGHT = preflight(ALLOWED_METHODS)
 NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/"), min_size=1, max_size=60)

@@ -12,8 +12,14 @@ import pytest
 import hmac_file_server
 
 PACKAGE = Path(hmac_file_server.__file__).parent
-FOLDERS = ["slots", "stores", "uploads", "web"]
+FOLDERS = ["web", "slots", "stores", "files", "resumption", "daemon"]
 """Each knows only those before it, and modules that belong to none of them."""
+
+WIRE = {"hmac_file_server", "hmac_file_server.log"}
+"""What the wire knows beside itself."""
+
+BLOCKS = {"fcntl", "threading", "_thread", "ctypes", "queue", "mmap", "tempfile", "shutil"}
+"""What nobody needs who does not block, or know descriptors."""
 
 
 def imports(node: ast.AST) -> Iterator[str]:
@@ -54,7 +60,7 @@ def test_no_circle(level: str) -> None:
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_one_way(name: str) -> None:
-    """The wire knows uploads, they know the store, and the store knows what a slot is: never the other way round."""
+    """Resumption wraps the files, they know the store, and it knows what a slot is: never the other way round."""
     after = set(FOLDERS[FOLDERS.index(name) + 1 :])
     wrong = {
         (module, other)
@@ -63,3 +69,25 @@ def test_one_way(name: str) -> None:
         if folder(module) == name and folder(other) in after
     }
     assert wrong == set()
+
+
+def test_the_wire_knows_itself_alone() -> None:
+    """HTTP is nobody's business but its own, and knows nobody's but the log's."""
+    known = {other for module, others in IMPORTS.items() if folder(module) == "web" for other in others}
+    assert {other for other in known if folder(other) != "web"} <= WIRE
+
+
+def test_the_disk_is_known_to_its_store_alone() -> None:
+    """Only one place names the store on the disk, and nobody beside it who handles files calls what blocks."""
+    disk = "hmac_file_server.stores.local"
+    outside = {name: file for name, file in MODULES.items() if not name.startswith(disk)}
+    assert {name for name in outside if any(other.startswith(disk) for other in IMPORTS[name])} == {
+        "hmac_file_server.daemon.health"
+    }
+    for name in outside:
+        if folder(name) in ("slots", "stores", "files"):
+            tree = ast.parse(outside[name].read_text())
+            named = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+            assert not named & BLOCKS, name
+            calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+            assert {call for call in calls if call.startswith("os.")} <= {"os.geteuid"}, name

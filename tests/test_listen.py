@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.testing import MemoryReactor
 
-from hmac_file_server.address import FORMS, Listen, listen_at, listen_on_socket
-from hmac_file_server.daemon.sockets import UnixAddress
+from hmac_file_server.address import FORMS, Listen, UnixAddress, listen_at, listen_on_socket
 
 
 def has_ipv6() -> bool:

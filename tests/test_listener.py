@@ -11,9 +11,9 @@ import pytest
 from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock
 
-from hmac_file_server.address import listen_at
+from hmac_file_server.address import UnixAddress, listen_at
 from hmac_file_server.daemon.listener import SharedListener
-from hmac_file_server.daemon.sockets import UnixAddress, UnixSocket
+from hmac_file_server.daemon.sockets import UnixSocket
 
 
 def test_a_folder_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

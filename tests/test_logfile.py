@@ -262,7 +262,7 @@ def test_a_fifo(tmp_path: Path) -> None:
 
 
 def test_lines_of_threads(tmp_path: Path) -> None:
-    """Lines of several threads are whole, and each thread's are in order."""
+    """LineLog of several threads are whole, and each thread's are in order."""
     log = LogWriter(LogFile(str(tmp_path / "log")))
 
     def write(name: str) -> None:

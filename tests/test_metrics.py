@@ -11,7 +11,7 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
 from hmac_file_server import __version__
-from hmac_file_server.daemon.service import StoreCheck
+from hmac_file_server.daemon.health import StoreCheck
 from hmac_file_server.metrics import Metrics, MetricsRoot, MetricsSite, Ready
 from tests.support import Daemon, need
 
@@ -49,14 +49,12 @@ class Scraper:
 class Disk:
     """A disk that does not answer of itself."""
 
-    check_writable = None
-
     def __init__(self) -> None:
         self.clock = Clock()
         self.asked: list[Deferred[None]] = []
-        self.check = StoreCheck(self, self, self.clock)  # type: ignore[arg-type]  # nothing else of them is asked for
+        self.check = StoreCheck(self, self.clock)  # type: ignore[arg-type]  # nothing else of them is asked for
 
-    def run(self, function: object) -> Deferred[None]:
+    def check_writable(self) -> Deferred[None]:
         self.asked.append(Deferred())
         return self.asked[-1]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hmac_file_server.daemon.processors import processors
+from hmac_file_server.processors import processors
 
 SEEN = 8
 

@@ -10,25 +10,24 @@ from typing import Any
 
 import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.task import Clock
 
-from hmac_file_server.files.resource import Files, root
+from hmac_file_server.files.resource import Files
 from hmac_file_server.files.retry import RetryPolicy
 from hmac_file_server.files.serving import Serving
+from hmac_file_server.files.tree import root
 from hmac_file_server.files.upload import Uploads
 from hmac_file_server.resumption.keeper import FileKeeper
-from hmac_file_server.resumption.resource import Resumption
 from hmac_file_server.resumption.upload import SAVE_SECONDS, Resumables
+from hmac_file_server.resumption.wiring import place_of
 from hmac_file_server.slots.path import RESERVED
 from hmac_file_server.slots.signature import Verifier
-from hmac_file_server.stores.local.sessions import SessionFiles
-from hmac_file_server.stores.local.store import LocalStore
 from hmac_file_server.stores.room import Room
 from hmac_file_server.web.client import Proxies
 from hmac_file_server.web.connections import Limits
 from hmac_file_server.web.site import Site
+from tests.stores import local_store
 from tests.support import SECRET, put_target
 from tests.test_request import Transport, status
 
@@ -44,18 +43,18 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.clock, self.folder = Clock(), folder
-        self.store = LocalStore(str(folder), fsync=False)
-        self.uploads = Uploads(self.store, Room(0), maybeDeferred, RetryPolicy(self.clock, 1, 1.0), 4096)
-        keeper = FileKeeper(lambda: SessionFiles(self.store.place, 3600.0), maybeDeferred, self.clock)
-        self.resumables = Resumables(self.store, self.uploads, keeper, self.clock, 3600.0)
+        self.store = local_store(folder, fsync=False)
+        self.uploads = Uploads(self.store, Room(0), RetryPolicy(self.clock, 1, 1.0), 4096)
+        sessions = self.store.sessions(3600.0)
+        self.uploads.watcher = keeper = FileKeeper(sessions, self.clock)
+        self.resumables = Resumables(sessions, self.uploads, keeper.kept, self.clock)
 
     def connect(self, peer: IAddress = STRANGER, **known: Any) -> None:
         """:param known: of proxies."""
-        resumption = Resumption(self.resumables, "upload", 0)
-        serving = Serving(self.store, maybeDeferred, self.clock)
-        files = Files(Verifier([SECRET.encode()]), serving, self.uploads, 0, resumption)
+        files = Files(Verifier([SECRET.encode()]), Serving(self.store, self.clock), self.uploads, 0)
+        place = place_of(self.resumables, files, "upload", 0)
         limits = Limits(proxies=Proxies(TRUSTED, **known))
-        site = Site(root("upload", files, resumption), self.clock, limits, lambda *of: None)
+        site = Site(root("upload", place, files), self.clock, limits, lambda *of: None)
         self.transport = Transport(peerAddress=peer)
         self.channel: Any = site.buildProtocol(peer)
         self.channel.makeConnection(self.transport)

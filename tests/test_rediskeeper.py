@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import txredisapi
 from twisted.internet import defer, error
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, globalLogPublisher
 
@@ -19,8 +19,8 @@ from hmac_file_server.address import RedisServer, redis_at
 from hmac_file_server.resumption.keeper import FileKeeper
 from hmac_file_server.resumption.rediskeeper import _REST, RedisKeeper, _reason
 from hmac_file_server.slots.path import slot_path
-from hmac_file_server.stores.local.sessions import Session, SessionFiles, new_token
-from hmac_file_server.stores.local.store import LocalStore
+from hmac_file_server.stores.session import Session, new_token
+from tests.stores import local_store
 
 
 @pytest.mark.parametrize(
@@ -128,10 +128,10 @@ class Setting:
     def __init__(self, folder: Path) -> None:
         self.clock = Clock()
         self.redis = Redis(self.clock)
-        self.store = LocalStore(str(folder))
+        self.store = local_store(folder)
         self.ups: list[bool] = []
         self.said: list[str] = []
-        files = FileKeeper(lambda: SessionFiles(self.store.place, 60.0), maybeDeferred, self.clock)
+        files = FileKeeper(self.store.sessions(60.0), self.clock)
         failed: list[str] = []
         self.keeper = RedisKeeper(files, self.redis.connect, self.clock, "", 60.0, self.ups.append, failed.append)
 

@@ -19,18 +19,20 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 
-from hmac_file_server.files import download
-from hmac_file_server.files.resource import Files, root
+from hmac_file_server.files.resource import Files
 from hmac_file_server.files.retry import RetryPolicy
 from hmac_file_server.files.serving import Serving
+from hmac_file_server.files.tree import Prefix, root
 from hmac_file_server.files.upload import MEMORY, Uploads
 from hmac_file_server.slots.path import slot_path
 from hmac_file_server.slots.signature import Verifier
-from hmac_file_server.stores.local.store import LocalStore
+from hmac_file_server.stores.interface import IFile
+from hmac_file_server.stores.local import file as file_module
 from hmac_file_server.stores.room import Room, Space
 from hmac_file_server.web.connections import Limits
 from hmac_file_server.web.request import DRAIN_BYTES, DRAIN_SECONDS, Request
 from hmac_file_server.web.site import Site
+from tests.stores import local_store
 from tests.support import SECRET, put_target
 
 
@@ -47,14 +49,20 @@ class Transport(StringTransport):
 class Server:
     def __init__(self, folder: Path, limits: Limits | None = None) -> None:
         self.clock = Clock()
-        self.store = LocalStore(str(folder), fsync=False)
+        self.run: Any = maybeDeferred
+        self.store = local_store(folder, False, self.in_thread, self.clock)
         self.room = Room(0)
-        self.uploads = Uploads(self.store, self.room, maybeDeferred, RetryPolicy(self.clock, 1, 1.0), 4096)
-        self.serving = Serving(self.store, maybeDeferred, self.clock)
+        self.uploads = Uploads(self.store, self.room, RetryPolicy(self.clock, 1, 1.0), 4096)
+        self.serving = Serving(self.store, self.clock)
         files = Files(Verifier([SECRET.encode()]), self.serving, self.uploads, 1 << 30)
         self.ended: list[tuple[Request, bool, bool]] = []
-        self.site = Site(root("upload", files), self.clock, limits or Limits(), lambda *of: self.ended.append(of))
+        self.site = Site(
+            root("upload", Prefix(files), files), self.clock, limits or Limits(), lambda *of: self.ended.append(of)
+        )
         self.connect()
+
+    def in_thread(self, call: Any) -> Any:
+        return self.run(call)
 
     def connect(self) -> None:
         self.transport = Transport()
@@ -81,6 +89,11 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def put(path: str, size: int, *headers: str, version: str = "1.1") -> str:
     lines = [f"PUT {put_target(path, size)} HTTP/{version}", "Host: a", f"Content-Length: {size}", *headers]
     return "\r\n".join([*lines, "", ""])
+
+
+def open_files() -> set[int]:
+    """The descriptors of this process."""
+    return {int(name) for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")}
 
 
 def status(answer: bytes) -> bytes:
@@ -219,9 +232,9 @@ def test_a_body_in_bursts(tmp_path: Path) -> None:
         server.send(put(f"a/{step}", 1 << 20))
         for _ in range(120 // step):
             server.channel.dataReceived(data)
-            server.channel.requests[0]._flow.pauseProducing()
+            server.channel.requests[0]._incoming.pauseProducing()
             server.clock.advance(100)
-            server.channel.requests[0]._flow.resumeProducing()
+            server.channel.requests[0]._incoming.resumeProducing()
             server.clock.advance(step)
             if server.transport.disconnecting:
                 break
@@ -395,8 +408,8 @@ def test_many_small_downloads_are_forgotten(server: Server, tmp_path: Path) -> N
     for number in range(6000):
         (tmp_path / f"{number}").touch()
         assert status(server.send(f"GET /upload/{number} HTTP/1.1\r\nHost: a\r\n\r\n")) == b"200"
-    assert len(server.serving._hot) < 5600
-    assert server.serving._hot.bytes <= 16 << 20
+    assert len(server.serving._cache) < 5600
+    assert server.serving._cache.bytes <= 16 << 20
 
 
 def test_memory_of_small_downloads_is_given_back(server: Server, tmp_path: Path) -> None:
@@ -407,9 +420,9 @@ def test_memory_of_small_downloads_is_given_back(server: Server, tmp_path: Path)
         server.clock.advance(0.6)
         (tmp_path / "b").write_bytes(b"x")
         server.send("GET /upload/b HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert server.serving._hot.bytes < 80_000
+        assert server.serving._cache.bytes < 80_000
     server.clock.advance(1)
-    assert len(server.serving._hot) == server.serving._hot.bytes == 0
+    assert len(server.serving._cache) == server.serving._cache.bytes == 0
     server.hang_up()
     assert not server.clock.getDelayedCalls()
 
@@ -418,14 +431,15 @@ def test_a_file_that_can_not_be_closed(server: Server, tmp_path: Path) -> None:
     """It keeps no other from being closed: network file systems tell of a failed write only then."""
     (tmp_path / "a").write_bytes(bytes(100_000))
     path = slot_path([b"a"])
-    files = [server.store.open(path, 0) for _ in range(3)]
-    os.close(files[0].descriptor)
+    before = open_files()
+    files: list[IFile] = []
+    for _ in range(3):
+        server.store.open(path, 0).addCallback(files.append)
+    os.close(max(open_files() - before))
     for file in files:
-        server.serving._close(file)
+        file.close()
     server.clock.advance(1)
-    for file in files:
-        with pytest.raises(OSError, match="Bad file descriptor"):
-            os.fstat(file.descriptor)
+    assert open_files() == before
 
 
 @pytest.mark.parametrize("error", [TimeoutError(errno.ETIMEDOUT, "timed out"), ConnectionAbortedError(103, "aborted")])
@@ -442,7 +456,7 @@ def test_a_file_that_fails_as_clients_do(
         return read(file, length, offset)
 
     (tmp_path / "a").write_bytes(bytes(100_000))
-    monkeypatch.setattr("hmac_file_server.files.download.os.pread", fail)
+    monkeypatch.setattr("hmac_file_server.stores.local.file.os.pread", fail)
     with capturedLogs() as events:
         server.send("GET /upload/a HTTP/1.1\r\nHost: a\r\n\r\n")
     assert server.transport.aborting
@@ -454,8 +468,8 @@ def test_nobody_tells_what_is_in_memory(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "a").write_bytes(bytes(100))
     monkeypatch.delattr(os, "RWF_NOWAIT", raising=False)
     with (tmp_path / "a").open("rb") as file:
-        assert not download._is_in_memory(file.fileno(), 0, 100)
-        assert not download._is_cached(file.fileno(), 0, 100)
+        assert not file_module._is_in_memory(file.fileno(), 0, 100)
+        assert not file_module._is_cached(file.fileno(), 0, 100)
 
 
 @pytest.mark.parametrize(("sent", "kept"), [(1 << 16, True), ((1 << 16) - 1, False)])
@@ -467,13 +481,13 @@ def test_a_client_that_leaves_while_it_is_not_read(server: Server, sent: int, ke
     theirs.sendall(bytes(sent))
     theirs.close()
     server.transport.fileno = ours.fileno  # type: ignore[attr-defined]
-    flow = server.channel.requests[0]._flow
-    flow.pauseProducing()
-    flow.pauseProducing()
+    incoming = server.channel.requests[0]._incoming
+    incoming.pauseProducing()
+    incoming.pauseProducing()
     server.clock.advance(1)
     assert server.transport.aborting != kept
     if kept:
-        flow.resumeProducing()
+        incoming.resumeProducing()
     server.hang_up()
     assert not server.clock.getDelayedCalls()
     ours.close()
@@ -482,7 +496,7 @@ def test_a_client_that_leaves_while_it_is_not_read(server: Server, sent: int, ke
 def test_what_follows_a_request_in_crumbs(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a client sends before it has its answer is kept as one piece, and is bounded."""
     thread: Deferred[None] = Deferred()
-    monkeypatch.setattr(server.serving, "_in_thread", lambda call: thread.addCallback(lambda _: call()))
+    monkeypatch.setattr(server, "run", lambda call: thread.addCallback(lambda _: call()))
     get = "GET /upload/none HTTP/1.1\r\nHost: a\r\n\r\n"
     server.send(get)
     for byte in get * 20:
@@ -491,7 +505,7 @@ def test_what_follows_a_request_in_crumbs(server: Server, monkeypatch: pytest.Mo
     assert server.transport.producerState == "producing"
     server.send(b"x" * (64 << 10))
     assert server.transport.producerState == "paused"
-    monkeypatch.setattr(server.serving, "_in_thread", maybeDeferred)
+    monkeypatch.setattr(server, "run", maybeDeferred)
     thread.callback(None)
     assert server.transport.value().count(b"HTTP/1.1 404 ") == 21
 

@@ -7,20 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import Clock
 
 from hmac_file_server.files.errors import not_stored
 from hmac_file_server.files.retry import RetryPolicy
-from hmac_file_server.files.upload import Broken, Uploads
+from hmac_file_server.files.upload import Uploads
 from hmac_file_server.resumption.keeper import FileKeeper
 from hmac_file_server.resumption.upload import SAVE_SECONDS, Resumables, ResumableUpload
 from hmac_file_server.slots.path import slot_path
 from hmac_file_server.slots.signature import Slot
-from hmac_file_server.stores.local.part import Part, WrongLength
-from hmac_file_server.stores.local.sessions import NoSession, SessionFiles, new_token
-from hmac_file_server.stores.local.store import LocalStore
+from hmac_file_server.stores.errors import NoSession, WrongLength
+from hmac_file_server.stores.local.sessions import SessionFiles
 from hmac_file_server.stores.room import NoRoom, Room, Space
+from hmac_file_server.stores.session import Part, new_token
+from hmac_file_server.web.body import Broken
+from tests.stores import local_store
 
 CHUNK = 1 << 20
 PATH = slot_path([b"slot", b"a.bin"])
@@ -32,13 +33,14 @@ class Setting:
 
     def __init__(self, folder: Path) -> None:
         self.clock = Clock()
-        self.store = LocalStore(str(folder))
+        self.store = local_store(folder)
         self.room = Room(0)
-        self.files = SessionFiles(self.store.place, TIMEOUT)
-        self.keeper = FileKeeper(lambda: self.files, maybeDeferred, self.clock)
+        self.files = SessionFiles(self.store._disk.place, TIMEOUT)
+        self.keeper = FileKeeper(self.store.sessions(TIMEOUT), self.clock)
         policy = RetryPolicy(self.clock, 2, 1.0)
-        self.uploads = Uploads(self.store, self.room, maybeDeferred, policy, CHUNK, self.keeper)
-        self.resumables = Resumables(self.store, self.uploads, self.keeper, self.clock, TIMEOUT)
+        self.uploads = Uploads(self.store, self.room, policy, CHUNK)
+        self.uploads.watcher = self.keeper
+        self.resumables = Resumables(self.store.sessions(TIMEOUT), self.uploads, self.keeper.kept, self.clock)
 
     def create(self, length: int, part: Part, **others: Any) -> ResumableUpload:
         return begun(self.resumables.create(Slot(PATH, length, None), part, 6, None, "192.0.2.7"))
@@ -122,7 +124,7 @@ def test_pieces_that_never_found_room(setting: Setting) -> None:
         upload.write(body[start : start + CHUNK])
     upload.abandon()
     safe = setting.files.read(upload.token).safe
-    data = Path(os.readlink(f"/proc/self/fd/{setting.store.place.nursery}")) / f"{upload.token}.data"
+    data = Path(os.readlink(f"/proc/self/fd/{setting.files.place.own}")) / f"{upload.token}.data"
     assert data.read_bytes() == body[:safe]
     assert safe == len(body)
 

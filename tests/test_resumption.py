@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from twisted.web.http_headers import Headers
 
 from hmac_file_server.resumption import wire
-from hmac_file_server.resumption.wire import Limits
+from hmac_file_server.resumption.wire import UploadLimits as Limits
 from hmac_file_server.slots.path import slot_path
-from hmac_file_server.stores.local.sessions import Session
+from hmac_file_server.stores.session import Session
+from hmac_file_server.web.digest import asked_digest
 
 VERSION = b"Upload-Draft-Interop-Version"
 SESSION = Session(
@@ -147,13 +148,13 @@ def test_a_digest_among_others(before_and_after: tuple[str, str]) -> None:
     """The SHA-256 is found beside algorithms that we do not know."""
     before, after = before_and_after
     asked = headers(Repr_Digest=before + digest_field(b"hello") + after)
-    assert wire.asked_digest(asked, b"Repr-Digest") == hashlib.sha256(b"hello").digest()
+    assert asked_digest(asked, b"Repr-Digest") == hashlib.sha256(b"hello").digest()
 
 
 def test_a_digest_in_a_second_line() -> None:
     """Several lines are one list (RFC 9110, section 5.3), and of several values the last one counts."""
     lines: list[bytes | str] = ["xxh64=:1234:", digest_field(b"one"), digest_field(b"two")]
-    assert wire.asked_digest(headers(Content_Digest=lines), b"Content-Digest") == hashlib.sha256(b"two").digest()
+    assert asked_digest(headers(Content_Digest=lines), b"Content-Digest") == hashlib.sha256(b"two").digest()
 
 
 @pytest.mark.parametrize(
@@ -161,15 +162,15 @@ def test_a_digest_in_a_second_line() -> None:
 )
 def test_no_digest_that_we_know(value: str) -> None:
     """Other algorithms, and what is no byte sequence, are passed over."""
-    assert wire.asked_digest(headers(Repr_Digest=value), b"Repr-Digest") is None
-    assert wire.asked_digest(headers(), b"Repr-Digest") is None
+    assert asked_digest(headers(Repr_Digest=value), b"Repr-Digest") is None
+    assert asked_digest(headers(), b"Repr-Digest") is None
 
 
 @pytest.mark.parametrize("value", ["sha-256=::", "sha-256=:AAAA:", "sha-256=:A:", "sha-256=:" + "=" * 44 + ":"])
 def test_a_digest_that_is_none(value: str) -> None:
     """A sha-256 that has not 32 bytes is an error, not a digest that is never checked."""
     with pytest.raises(ValueError, match="Repr-Digest"):
-        wire.asked_digest(headers(Repr_Digest=value), b"Repr-Digest")
+        asked_digest(headers(Repr_Digest=value), b"Repr-Digest")
 
 
 @given(
@@ -181,7 +182,7 @@ def test_a_digest_that_is_none(value: str) -> None:
 def test_digests_never_fail_otherwise(fields: list[bytes]) -> None:
     """Whatever a digest field holds: 32 bytes, None, or ValueError."""
     try:
-        digest = wire.asked_digest(headers(Repr_Digest=list(fields)), b"Repr-Digest")
+        digest = asked_digest(headers(Repr_Digest=list(fields)), b"Repr-Digest")
     except ValueError:
         return
     assert digest is None or len(digest) == 32
@@ -191,7 +192,7 @@ def test_digests_never_fail_otherwise(fields: list[bytes]) -> None:
 def test_every_digest_is_understood(digest: bytes) -> None:
     """Any 32 bytes come through the field."""
     asked = headers(Content_Digest=f"sha-256=:{base64.b64encode(digest).decode()}:")
-    assert wire.asked_digest(asked, b"Content-Digest") == digest
+    assert asked_digest(asked, b"Content-Digest") == digest
 
 
 # The wire forms

@@ -1,19 +1,14 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
 from hmac_file_server.files.retry import LONGEST_DELAY, RetryLoop, RetryPolicy
 from hmac_file_server.stores.faults import NotDurable, may_pass
-
-
-def at_once(function: Callable[[], Any]) -> Deferred[Any]:
-    return maybeDeferred(function)
 
 
 def policy(clock: Clock, retries: int = 5, **more: Any) -> RetryPolicy:
@@ -28,11 +23,9 @@ class Step:
         self.error = error
         self.calls = 0
 
-    def __call__(self) -> str:
+    def __call__(self) -> Deferred[str]:
         self.calls += 1
-        if self.calls <= self.failures:
-            raise self.error
-        return "done"
+        return fail(self.error) if self.calls <= self.failures else succeed("done")
 
 
 def failure_of(deferred: Deferred[Any]) -> BaseException:
@@ -46,7 +39,7 @@ def test_tries_again_after_doubling_delays() -> None:
     """A step that fails is scheduled again after 2, 4, 8... seconds until it succeeds."""
     clock, step = Clock(), Step(3, OSError(errno.EIO, "x"))
     results: list[str] = []
-    RetryLoop(policy(clock), at_once).run(step).addCallback(results.append)
+    RetryLoop(policy(clock)).run(step).addCallback(results.append)
     for seconds, calls in ((1.9, 1), (0.1, 2), (3.9, 2), (0.1, 3), (8.0, 4)):
         clock.advance(seconds)
         assert step.calls == calls
@@ -57,7 +50,7 @@ def test_tries_again_after_doubling_delays() -> None:
 def test_gives_up_after_the_last_try() -> None:
     """After MaxRetries further tries the error itself comes out."""
     clock, step = Clock(), Step(99, OSError(errno.ENOSPC, "full"))
-    result = RetryLoop(policy(clock, retries=3), at_once).run(step)
+    result = RetryLoop(policy(clock, retries=3)).run(step)
     clock.pump([60] * 10)
     error = failure_of(result)
     assert isinstance(error, OSError)
@@ -68,7 +61,7 @@ def test_gives_up_after_the_last_try() -> None:
 def test_tells_of_each_retry() -> None:
     """Each error that leads to another try is told, for the figures."""
     clock, told = Clock(), []
-    RetryLoop(policy(clock, retried=told.append), at_once).run(Step(2, OSError(errno.EIO, "x")))
+    RetryLoop(policy(clock, retried=told.append)).run(Step(2, OSError(errno.EIO, "x")))
     clock.pump([60] * 3)
     assert len(told) == 2
 
@@ -76,7 +69,7 @@ def test_tells_of_each_retry() -> None:
 def test_counts_each_step_anew() -> None:
     """What one step used up of the tries does not count against the next one."""
     clock = Clock()
-    loop = RetryLoop(policy(clock, retries=2), at_once)
+    loop = RetryLoop(policy(clock, retries=2))
     for _ in range(3):
         results: list[str] = []
         loop.run(Step(2, OSError(errno.EIO, "x"))).addCallback(results.append)
@@ -88,7 +81,7 @@ def test_counts_each_step_anew() -> None:
 def test_an_error_that_can_not_pass_ends_at_once(number: int) -> None:
     """No retry is wasted on an error that it can not help."""
     clock, step = Clock(), Step(99, OSError(number, "x"))
-    failure_of(RetryLoop(policy(clock), at_once).run(step))
+    failure_of(RetryLoop(policy(clock)).run(step))
     assert step.calls == 1
     assert not clock.getDelayedCalls()
 
@@ -129,7 +122,7 @@ def test_jitter_spreads_the_tries() -> None:
 def test_stop_cancels_the_timer() -> None:
     """Stopping between two tries leaves no timer, and the step is not run again."""
     clock, step = Clock(), Step(99, OSError(errno.EIO, "x"))
-    loop = RetryLoop(policy(clock), at_once)
+    loop = RetryLoop(policy(clock))
     result = loop.run(step)
     loop.stop()
     assert isinstance(failure_of(result), OSError)
@@ -137,11 +130,11 @@ def test_stop_cancels_the_timer() -> None:
     assert step.calls == 1
 
 
-def test_stop_waits_for_the_thread() -> None:
-    """Stopping while the step runs in its thread ends only when the thread has let go of the file."""
+def test_stop_waits_for_the_step() -> None:
+    """Stopping while the step runs ends only when it has let go of the file."""
     running: Deferred[Any] = Deferred()
-    loop = RetryLoop(policy(Clock()), lambda function: running)
-    result = loop.run(lambda: None)
+    loop = RetryLoop(policy(Clock()))
+    result = loop.run(lambda: running)
     loop.stop()
     assert not result.called
     running.errback(OSError(errno.EIO, "x"))

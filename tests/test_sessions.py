@@ -17,34 +17,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hmac_file_server.slots.path import BadPath, SlotPath, slot_path
-from hmac_file_server.stores.faults import NotDurable, TooLong
-from hmac_file_server.stores.local import part as kept
-from hmac_file_server.stores.local import place as place_module
-from hmac_file_server.stores.local import sessions as sessions_module
-from hmac_file_server.stores.local.draft import MIME_TYPE, Chunks, SlotTaken
-from hmac_file_server.stores.local.filesystem import FileSystem
-from hmac_file_server.stores.local.part import (
+from hmac_file_server.stores.errors import (
     AlreadyComplete,
     Cancelled,
-    KeptDraft,
-    Part,
+    Held,
+    NoSession,
+    SlotTaken,
+    TooLong,
     WrongDigest,
     WrongFile,
     WrongLength,
     WrongOffset,
 )
+from hmac_file_server.stores.faults import NotDurable
+from hmac_file_server.stores.interface import Chunks
+from hmac_file_server.stores.local import part as kept
+from hmac_file_server.stores.local import place as place_module
+from hmac_file_server.stores.local import sessions as sessions_module
+from hmac_file_server.stores.local.disk import Disk
+from hmac_file_server.stores.local.draft import MIME_TYPE
+from hmac_file_server.stores.local.filesystem import FileSystem
+from hmac_file_server.stores.local.part import DiskPart
 from hmac_file_server.stores.local.place import Place
-from hmac_file_server.stores.local.sessions import (
-    Held,
-    NoSession,
-    Session,
-    SessionFiles,
-    decode,
-    encode,
-    is_token,
-    new_token,
-)
-from hmac_file_server.stores.local.store import LocalStore
+from hmac_file_server.stores.local.sessions import SessionFiles
+from hmac_file_server.stores.session import Part, Session, decode, encode, is_token, new_token
 
 PATH = slot_path([b"slot", b"photo.jpg"])
 BODY = b"0123456789"
@@ -59,8 +55,8 @@ class Clock:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[LocalStore]:
-    made = LocalStore(str(tmp_path / "store"))
+def store(tmp_path: Path) -> Iterator[Disk]:
+    made = Disk(str(tmp_path / "store"))
     yield made
     made.close()
 
@@ -71,7 +67,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def files(store: LocalStore, clock: Clock) -> SessionFiles:
+def files(store: Disk, clock: Clock) -> SessionFiles:
     return SessionFiles(store.place, TIMEOUT, clock)
 
 
@@ -90,13 +86,13 @@ def new(path: SlotPath = PATH, length: int = len(BODY), **others: Any) -> Sessio
     return Session(**(given_ | others))
 
 
-def nursery(tmp_path: Path) -> Path:
+def own(tmp_path: Path) -> Path:
     return tmp_path / "store/.hmac-file-server"
 
 
 def left(tmp_path: Path) -> set[str]:
     """What the reserved folder holds, by the ends of the names."""
-    return {path.suffix for path in nursery(tmp_path).iterdir()}
+    return {path.suffix for path in own(tmp_path).iterdir()}
 
 
 def public(tmp_path: Path) -> Path:
@@ -109,7 +105,7 @@ def part(size: int, offset: int = 0, last: bool = False, **others: Any) -> Part:
 
 def store_part(files: SessionFiles, session: Session | str, body: bytes, offset: int = 0, last: bool = False) -> str:
     """One request that comes to its end; the session's token."""
-    draft = KeptDraft(files, session, part(len(body), offset, last))
+    draft = DiskPart(files, session, part(len(body), offset, last))
     try:
         draft.write([body])
         draft.publish()
@@ -248,13 +244,13 @@ def test_a_full_disk_keeps_the_old_record(files: SessionFiles, monkeypatch: pyte
 def test_only_one_holds_a_session(files: SessionFiles, tmp_path: Path) -> None:
     """Whoever comes second is told, until the first one lets go."""
     token = store_part(files, new(), BODY[:4])
-    with (nursery(tmp_path) / f"{token}.data").open("rb") as other:
+    with (own(tmp_path) / f"{token}.data").open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(Held) as held:
             files.hold(token)
         assert held.value.token == token
         with pytest.raises(Held):
-            KeptDraft(files, token, part(6, 4, last=True)).begin()
+            DiskPart(files, token, part(6, 4, last=True)).begin()
     session, data = files.hold(token)
     assert session.safe == 4
     with pytest.raises(Held):
@@ -275,7 +271,7 @@ def test_asking_for_a_session(files: SessionFiles) -> None:
 def test_a_wish_goes_with_the_upload(files: SessionFiles, tmp_path: Path) -> None:
     """Of a complete upload only the record stays, even if somebody else has wanted it."""
     session = new()
-    draft = KeptDraft(files, session, part(10, last=True))
+    draft = DiskPart(files, session, part(10, last=True))
     draft.begin()
     files.want(session.token)
     draft.write([BODY])
@@ -290,7 +286,7 @@ def test_what_is_told_is_safe(files: SessionFiles, monkeypatch: pytest.MonkeyPat
     flushed: list[int] = []
     monkeypatch.setattr(os, "fsync", flushed.append)
     files.let_go(files.hold(token)[1])
-    assert flushed == [files.place.nursery]
+    assert flushed == [files.place.own]
 
 
 def test_completed_while_it_is_taken(files: SessionFiles) -> None:
@@ -354,7 +350,7 @@ def test_a_session_that_was_removed_meanwhile(
     real = files._lock
 
     def lock(self: SessionFiles, which: str) -> int:
-        (nursery(tmp_path) / f"{which}.data").unlink()
+        (own(tmp_path) / f"{which}.data").unlink()
         return data
 
     data = real(token)
@@ -380,14 +376,14 @@ def test_an_upload_in_three_requests(files: SessionFiles, tmp_path: Path) -> Non
     assert left(tmp_path) == {".session"}
     assert files.hold(token) == (attrs.evolve(session, safe=10, complete=True), -1)
     with pytest.raises(AlreadyComplete):
-        KeptDraft(files, token, part(0, 10, last=True)).begin()
+        DiskPart(files, token, part(0, 10, last=True)).begin()
 
 
 def test_published_by_renaming(files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where files are moved to their public name, one whose folder can not be flushed at first is published later."""
     files = attrs.evolve(files, place=attrs.evolve(files.place, anonymous=False, renames=True))
     token = store_part(files, new(), BODY[:4])
-    draft = KeptDraft(files, token, part(6, 4, last=True))
+    draft = DiskPart(files, token, part(6, 4, last=True))
     draft.write([BODY[4:]])
     real = os.fsync
 
@@ -431,12 +427,12 @@ def test_an_empty_file(files: SessionFiles, tmp_path: Path) -> None:
 def test_parts_that_do_not_fit(files: SessionFiles, tmp_path: Path, wrong: Part, error: type[Exception]) -> None:
     """A part at another place, or one that would make the file another length, changes nothing."""
     token = store_part(files, new(), BODY[:4])
-    draft = KeptDraft(files, token, wrong)
+    draft = DiskPart(files, token, wrong)
     with pytest.raises(error) as raised:
         draft.begin()
     draft.give_up([b"evil"], raised.value)
     assert files.read(token).safe == 4
-    assert (nursery(tmp_path) / f"{token}.data").read_bytes() == BODY[:4]
+    assert (own(tmp_path) / f"{token}.data").read_bytes() == BODY[:4]
     store_part(files, token, BODY[4:], 4, last=True)
     assert public(tmp_path).read_bytes() == BODY
 
@@ -444,7 +440,7 @@ def test_parts_that_do_not_fit(files: SessionFiles, tmp_path: Path, wrong: Part,
 @pytest.mark.parametrize("wrong", [part(11), part(9, last=True), part(10, last=True, length=9), part(0, 1)])
 def test_a_beginning_that_does_not_fit(files: SessionFiles, tmp_path: Path, wrong: Part) -> None:
     """A first part that contradicts what was signed leaves nothing."""
-    draft = KeptDraft(files, new(), wrong)
+    draft = DiskPart(files, new(), wrong)
     with pytest.raises((WrongLength, WrongOffset)):
         draft.begin()
     draft.close()
@@ -455,17 +451,17 @@ def test_a_file_that_becomes_too_long(files: SessionFiles, tmp_path: Path, monke
     """An upload of which a small part comes first is refused before that, if the file system takes none so long."""
     monkeypatch.setattr(resource, "getrlimit", lambda which: (1 << 21, resource.RLIM_INFINITY))
     with pytest.raises(TooLong):
-        KeptDraft(files, new(length=(1 << 21) + 1), part(10)).begin()
+        DiskPart(files, new(length=(1 << 21) + 1), part(10)).begin()
     assert left(tmp_path) == set()
 
 
 def test_what_was_not_safe_is_forgotten(files: SessionFiles, tmp_path: Path) -> None:
     """After a crash the file goes on where it was last known to be safe, whatever else had been written."""
     token = store_part(files, new(), BODY[:4])
-    data = nursery(tmp_path) / f"{token}.data"
+    data = own(tmp_path) / f"{token}.data"
     data.write_bytes(BODY[:4] + b"??")
     assert status(files, token).safe == 4
-    draft = KeptDraft(files, token, part(6, 4, last=True))
+    draft = DiskPart(files, token, part(6, 4, last=True))
     draft.begin()
     assert data.read_bytes() == BODY[:4]
     draft.close()
@@ -476,9 +472,9 @@ def test_what_was_not_safe_is_forgotten(files: SessionFiles, tmp_path: Path) -> 
 def test_lost_bytes(files: SessionFiles, tmp_path: Path) -> None:
     """A session whose file is shorter than what was told to be safe is over."""
     token = store_part(files, new(), BODY[:4])
-    os.truncate(nursery(tmp_path) / f"{token}.data", 3)
+    os.truncate(own(tmp_path) / f"{token}.data", 3)
     with pytest.raises(NoSession):
-        KeptDraft(files, token, part(6, 4, last=True)).begin()
+        DiskPart(files, token, part(6, 4, last=True)).begin()
     assert left(tmp_path) == set()
     assert not public(tmp_path).exists()
 
@@ -487,10 +483,10 @@ def test_bytes_that_are_not_seen_yet(files: SessionFiles, tmp_path: Path) -> Non
     """Where another machine may have written what is missing here, a session is not given up, but asked for later."""
     files = attrs.evolve(files, place=attrs.evolve(files.place, file_system=FileSystem(False, False)))
     token = store_part(files, new(), BODY[:4])
-    data = nursery(tmp_path) / f"{token}.data"
+    data = own(tmp_path) / f"{token}.data"
     os.truncate(data, 3)
     with pytest.raises(Held):
-        KeptDraft(files, token, part(6, 4, last=True)).begin()
+        DiskPart(files, token, part(6, 4, last=True)).begin()
     data.write_bytes(BODY[:4])
     store_part(files, token, BODY[4:], 4, last=True)
     assert public(tmp_path).read_bytes() == BODY
@@ -499,7 +495,7 @@ def test_bytes_that_are_not_seen_yet(files: SessionFiles, tmp_path: Path) -> Non
 def test_lost_data(files: SessionFiles, tmp_path: Path) -> None:
     """A record without its data is no session, and is swept away."""
     token = store_part(files, new(), BODY[:4])
-    (nursery(tmp_path) / f"{token}.data").unlink()
+    (own(tmp_path) / f"{token}.data").unlink()
     with pytest.raises(NoSession):
         files.hold(token)
     assert files.sweep() == []
@@ -512,7 +508,7 @@ def test_killed_between_the_name_and_the_record(
 ) -> None:
     """An upload that has its public name already is complete, is made safe, and is never touched again."""
     token = store_part(files, new(), BODY[:safe])
-    data = nursery(tmp_path) / f"{token}.data"
+    data = own(tmp_path) / f"{token}.data"
     data.write_bytes(BODY)
     public(tmp_path).parent.mkdir()
     os.link(data, public(tmp_path))
@@ -520,7 +516,7 @@ def test_killed_between_the_name_and_the_record(
     real = os.fsync
     monkeypatch.setattr(os, "fsync", lambda file: (flushed.append(os.fstat(file).st_ino), real(file)))
     with pytest.raises(AlreadyComplete) as raised:
-        KeptDraft(files, token, part(10 - safe, safe, last=True)).begin()
+        DiskPart(files, token, part(10 - safe, safe, last=True)).begin()
     assert (raised.value.session.complete, raised.value.session.safe) == (True, 10)
     for name in (public(tmp_path), public(tmp_path).parent, tmp_path / "store"):
         assert name.stat().st_ino in flushed
@@ -534,11 +530,11 @@ def test_a_second_name_elsewhere(files: SessionFiles, tmp_path: Path) -> None:
     """Whole data that somebody has another name for, as who moves a public file, is not gone on with: it is theirs."""
     token = store_part(files, new(), BODY)
     copy = tmp_path / "store/backup"
-    os.link(nursery(tmp_path) / f"{token}.data", copy)
+    os.link(own(tmp_path) / f"{token}.data", copy)
     public(tmp_path).parent.mkdir()
     public(tmp_path).write_bytes(BODY)
     with pytest.raises(NoSession):
-        KeptDraft(files, token, part(0, 10, last=True)).begin()
+        DiskPart(files, token, part(0, 10, last=True)).begin()
     assert copy.read_bytes() == BODY
     assert public(tmp_path).read_bytes() == BODY
     assert left(tmp_path) == set()
@@ -548,7 +544,7 @@ def test_a_backup_by_hard_links(files: SessionFiles, tmp_path: Path) -> None:
     """A backup that links each file of the store takes no upload from anybody."""
     tokens = [store_part(files, new(slot_path([name, b"a"])), BODY[:4]) for name in (b"one", b"two")]
     for token in tokens:
-        os.link(nursery(tmp_path) / f"{token}.data", tmp_path / token)
+        os.link(own(tmp_path) / f"{token}.data", tmp_path / token)
     assert {session.token for session in files.sweep()} == set(tokens)
     store_part(files, tokens[0], BODY[4:], 4, last=True)
     assert (tmp_path / "store/one/a").read_bytes() == BODY
@@ -560,7 +556,7 @@ def test_a_backup_by_hard_links(files: SessionFiles, tmp_path: Path) -> None:
 def test_the_record_could_not_follow(files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An upload whose last record fails is complete all the same, now and for whoever asks later."""
     token = store_part(files, new(), BODY[:4])
-    draft = KeptDraft(files, token, part(6, 4, last=True))
+    draft = DiskPart(files, token, part(6, 4, last=True))
     draft.write([BODY[4:]])
 
     def fail(self: SessionFiles, session: Session, flush: bool = True) -> None:
@@ -582,7 +578,7 @@ def test_the_record_could_not_follow(files: SessionFiles, tmp_path: Path, monkey
 
 def test_no_room_for_the_last_record(files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a full disk nothing but its public name holds a complete file, so that removing it makes room."""
-    draft = KeptDraft(files, store_part(files, new(), BODY[:4]), part(6, 4, last=True))
+    draft = DiskPart(files, store_part(files, new(), BODY[:4]), part(6, 4, last=True))
     draft.write([BODY[4:]])
 
     def fail(self: SessionFiles, session: Session, flush: bool = True) -> None:
@@ -619,7 +615,7 @@ def test_the_same_bytes_are_there_already(files: SessionFiles, tmp_path: Path) -
 # Failures
 
 
-def failing(draft: KeptDraft, error: type[Exception]) -> Exception:
+def failing(draft: DiskPart, error: type[Exception]) -> Exception:
     """Publish, which fails, and give up."""
     with pytest.raises(error) as raised:
         draft.publish()
@@ -630,7 +626,7 @@ def failing(draft: KeptDraft, error: type[Exception]) -> Exception:
 @pytest.mark.parametrize("body", [BODY[::-1], b"longer than that"], ids=["same length", "longer"])
 def test_another_file_has_the_slot(files: SessionFiles, tmp_path: Path, body: bytes) -> None:
     """A slot that has other bytes keeps them, and nothing of the upload stays."""
-    draft = KeptDraft(files, new(), part(10, last=True))
+    draft = DiskPart(files, new(), part(10, last=True))
     draft.write([BODY])
     public(tmp_path).parent.mkdir()
     public(tmp_path).write_bytes(body)
@@ -645,14 +641,14 @@ def test_another_length_has_the_slot(files: SessionFiles, tmp_path: Path) -> Non
     public(tmp_path).parent.mkdir()
     public(tmp_path).write_bytes(b"other")
     with pytest.raises(SlotTaken):
-        KeptDraft(files, new(), part(10, last=True)).begin()
+        DiskPart(files, new(), part(10, last=True)).begin()
     assert left(tmp_path) == set()
 
 
 def test_a_file_that_was_not_meant(files: SessionFiles, tmp_path: Path) -> None:
     """A whole file with another digest than the client named is not published, and not kept."""
     token = store_part(files, new(digest=sha256(BODY)), BODY[:4])
-    draft = KeptDraft(files, token, part(6, 4, last=True))
+    draft = DiskPart(files, token, part(6, 4, last=True))
     draft.write([b"456?89"])
     failing(draft, WrongFile)
     assert left(tmp_path) == set()
@@ -669,14 +665,14 @@ def test_a_file_that_was_meant(files: SessionFiles, tmp_path: Path) -> None:
 def test_a_part_that_was_not_meant(files: SessionFiles, tmp_path: Path) -> None:
     """A part with another digest is taken back; the upload goes on before it."""
     token = store_part(files, new(), BODY[:4])
-    draft = KeptDraft(files, token, part(3, 4, digest=sha256(b"456")))
+    draft = DiskPart(files, token, part(3, 4, digest=sha256(b"456")))
     draft.write([b"4?6"])
     failing(draft, WrongDigest)
     assert files.read(token).safe == 4
-    assert (nursery(tmp_path) / f"{token}.data").read_bytes() == BODY[:4]
+    assert (own(tmp_path) / f"{token}.data").read_bytes() == BODY[:4]
     for begin, end in ((4, 7), (7, 10)):
         digest = sha256(BODY[begin:end])
-        draft = KeptDraft(files, token, part(3, begin, last=end == 10, digest=digest))
+        draft = DiskPart(files, token, part(3, begin, last=end == 10, digest=digest))
         draft.write([BODY[begin:end]])
         draft.publish()
         draft.close()
@@ -686,7 +682,7 @@ def test_a_part_that_was_not_meant(files: SessionFiles, tmp_path: Path) -> None:
 def test_a_part_with_a_digest_is_safe_only_as_a_whole(files: SessionFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a part that may still be taken back nothing is told to be safe while it arrives."""
     monkeypatch.setattr(kept, "SAVE_BYTES", 1)
-    draft = KeptDraft(files, new(), part(8, digest=sha256(BODY[:8])))
+    draft = DiskPart(files, new(), part(8, digest=sha256(BODY[:8])))
     draft.write([BODY[:4]])
     assert draft.session is not None
     assert draft.session.safe == 0
@@ -699,7 +695,7 @@ def test_a_part_with_a_digest_is_safe_only_as_a_whole(files: SessionFiles, monke
 @pytest.mark.parametrize("digest", [None, sha256(BODY)], ids=["without", "with digest"])
 def test_a_broken_off_part_is_kept(files: SessionFiles, tmp_path: Path, digest: bytes | None) -> None:
     """What came of a request that broke off, written or not, is safe and can be gone on with."""
-    draft = KeptDraft(files, new(), part(10, last=True, digest=digest))
+    draft = DiskPart(files, new(), part(10, last=True, digest=digest))
     draft.write([BODY[:4]])
     draft.give_up([BODY[4:5], BODY[5:7]], Exception("broken off"))
     assert files.read(draft.token).safe == 7
@@ -710,7 +706,7 @@ def test_a_broken_off_part_is_kept(files: SessionFiles, tmp_path: Path, digest: 
 
 def test_a_cancelled_upload(files: SessionFiles, tmp_path: Path) -> None:
     """Of an upload that the client does not want nothing stays."""
-    draft = KeptDraft(files, new(), part(10, last=True))
+    draft = DiskPart(files, new(), part(10, last=True))
     draft.write([BODY[:4]])
     draft.give_up([BODY[4:]], Cancelled())
     assert draft.dropped
@@ -719,7 +715,7 @@ def test_a_cancelled_upload(files: SessionFiles, tmp_path: Path) -> None:
 
 def test_no_room(files: SessionFiles, tmp_path: Path) -> None:
     """An upload that ended because the disk is full is not kept: it would only stand in others' way."""
-    draft = KeptDraft(files, new(), part(10, last=True))
+    draft = DiskPart(files, new(), part(10, last=True))
     draft.write([BODY[:4]])
     draft.give_up([], OSError(errno.ENOSPC, "No space left on device"))
     assert draft.dropped
@@ -728,7 +724,7 @@ def test_no_room(files: SessionFiles, tmp_path: Path) -> None:
 
 def test_bytes_that_could_not_be_written(files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When a write fails and the client goes, what came after it is never put in its place."""
-    draft = KeptDraft(files, new(), part(10, last=True))
+    draft = DiskPart(files, new(), part(10, last=True))
     draft.begin()
     real, calls = os.writev, iter([1])
 
@@ -744,13 +740,13 @@ def test_bytes_that_could_not_be_written(files: SessionFiles, tmp_path: Path, mo
     monkeypatch.undo()
     draft.give_up([*chunks, BODY[4:7]], Exception("broken off"))
     assert files.read(draft.token).safe == 7
-    assert (nursery(tmp_path) / f"{draft.token}.data").read_bytes() == BODY[:7]
+    assert (own(tmp_path) / f"{draft.token}.data").read_bytes() == BODY[:7]
 
 
 def test_bytes_that_can_never_be_written(files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the disk fails for good, what was safe before stays, and no gap is told to be data."""
     token = store_part(files, new(), BODY[:3])
-    draft = KeptDraft(files, token, part(7, 3, last=True))
+    draft = DiskPart(files, token, part(7, 3, last=True))
     draft.begin()
 
     def fail(file: int, chunks: list[bytes]) -> int:
@@ -771,9 +767,9 @@ def test_bytes_that_can_never_be_written(files: SessionFiles, tmp_path: Path, mo
 def test_a_flush_that_fails(files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     """Bytes whose flush failed are never told to be safe, then or later: they have to be sent again."""
     token = store_part(files, new(), BODY[:4])
-    draft = KeptDraft(files, token, part(6, 4, last=True))
+    draft = DiskPart(files, token, part(6, 4, last=True))
     draft.write([BODY[4:]])
-    data, real = nursery(tmp_path) / f"{token}.data", os.fsync
+    data, real = own(tmp_path) / f"{token}.data", os.fsync
 
     def fsync(file: int) -> None:
         if os.fstat(file).st_ino == data.stat().st_ino:
@@ -798,7 +794,7 @@ def test_a_flush_that_fails(files: SessionFiles, tmp_path: Path, monkeypatch: py
 
 def test_a_beginning_that_fails_once(files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A beginning that failed leaves nothing, and can be tried again."""
-    draft = KeptDraft(files, new(), part(10, last=True))
+    draft = DiskPart(files, new(), part(10, last=True))
 
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -822,7 +818,7 @@ def test_a_name_that_could_not_be_flushed(
 ) -> None:
     """After the flush of a folder failed the next try publishes the same upload."""
     token = store_part(files, new(), BODY[:4])
-    draft = KeptDraft(files, token, part(6, 4, last=True))
+    draft = DiskPart(files, token, part(6, 4, last=True))
     draft.write([BODY[4:]])
     real, failures = os.fsync, iter([1])
 
@@ -847,7 +843,7 @@ def test_a_name_that_could_not_be_flushed(
 def test_saved_now_and_then(files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After so many bytes what has come is flushed and taken note of, while the request still runs."""
     monkeypatch.setattr(kept, "SAVE_BYTES", 4)
-    draft = KeptDraft(files, new(), part(10, last=True))
+    draft = DiskPart(files, new(), part(10, last=True))
     noted = []
     for begin, end in ((0, 3), (3, 5), (5, 8), (8, 10)):
         draft.write([BODY[begin:end]])
@@ -859,7 +855,7 @@ def test_saved_now_and_then(files: SessionFiles, tmp_path: Path, monkeypatch: py
 def test_saved_on_demand(files: SessionFiles) -> None:
     """Few bytes can be made safe too; of a part that may still be taken back none are."""
     for digest, safe in ((None, 1), (sha256(BODY), 0)):
-        draft = KeptDraft(files, new(), part(10, last=True, digest=digest))
+        draft = DiskPart(files, new(), part(10, last=True, digest=digest))
         draft.write_safely([BODY[:1]])
         draft.close()
         assert files.read(draft.token).safe == safe
@@ -868,19 +864,19 @@ def test_saved_on_demand(files: SessionFiles) -> None:
 def test_room_that_is_not_used_comes_back(files: SessionFiles, tmp_path: Path) -> None:
     """A broken-off upload keeps the space of what came, not the space that was reserved for the rest."""
     size = 16 << 20
-    draft = KeptDraft(files, new(length=size), part(size, last=True))
+    draft = DiskPart(files, new(length=size), part(size, last=True))
     draft.claimed = size
     draft.begin()
     assert draft.owed in (0, size)
     draft.give_up([b"x" * 5000], Exception("broken off"))
-    assert (nursery(tmp_path) / f"{draft.token}.data").stat().st_blocks * 512 < 1 << 20
-    again = KeptDraft(files, draft.token, part(size - 5000, 5000, last=True))
+    assert (own(tmp_path) / f"{draft.token}.data").stat().st_blocks * 512 < 1 << 20
+    again = DiskPart(files, draft.token, part(size - 5000, 5000, last=True))
     again.begin()
     again.claimed = size
     again.reserve()
     assert again.owed in (0, size - 5000)
     again.give_up([], Exception("broken off"))
-    assert (nursery(tmp_path) / f"{draft.token}.data").stat().st_blocks * 512 < 1 << 20
+    assert (own(tmp_path) / f"{draft.token}.data").stat().st_blocks * 512 < 1 << 20
 
 
 @pytest.mark.parametrize("how", ["asked", "swept"])
@@ -888,14 +884,14 @@ def test_room_that_a_killed_daemon_had_reserved(files: SessionFiles, tmp_path: P
     """Of an upload whose daemon was killed only what is safe takes room, as soon as somebody looks at it."""
     size = 16 << 20
     token = store_part(files, new(length=size), BODY)
-    draft = KeptDraft(files, token, part(size - 10, 10, last=True))
+    draft = DiskPart(files, token, part(size - 10, 10, last=True))
     draft.begin()
     draft.claimed = size
     draft.reserve()
     reserved = draft.owed == 0
     draft.write([b"x" * (2 << 20)])
     draft.close()  # As the kernel does it for whoever is killed.
-    data = nursery(tmp_path) / f"{token}.data"
+    data = own(tmp_path) / f"{token}.data"
     assert data.stat().st_blocks * 512 >= (size if reserved else 2 << 20)
     if how == "asked":
         assert status(files, token).safe == 10
@@ -914,7 +910,7 @@ def test_nothing_is_given_back_without_locks(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    draft = KeptDraft(files, new(), part(10, last=True))
+    draft = DiskPart(files, new(), part(10, last=True))
     draft.write([BODY[:4]])
     files.sweep()
     draft.write([BODY[4:]])
@@ -930,7 +926,7 @@ def test_nothing_is_given_back_where_locks_do_not_tell(
     """Where another machine's lock is not seen, neither a sweep nor a question changes what it may be writing to."""
     files = attrs.evolve(files, place=attrs.evolve(files.place, file_system=FileSystem(False, False)))
     monkeypatch.setattr(fcntl, "flock", lambda file, how: None)
-    draft = KeptDraft(files, new(), part(10, last=True))
+    draft = DiskPart(files, new(), part(10, last=True))
     draft.write([BODY[:4]])
     if how == "asked":
         assert status(files, draft.token).safe == 0
@@ -955,7 +951,7 @@ def test_a_slot_keeps_one_upload(files: SessionFiles, tmp_path: Path) -> None:
     assert files.read(second).safe == 2
     assert files.read(other).safe == 9
     assert files.count() == 2
-    assert len(list(nursery(tmp_path).iterdir())) == 4
+    assert len(list(own(tmp_path).iterdir())) == 4
 
 
 def test_a_token_that_only_looks_alike(files: SessionFiles) -> None:
@@ -986,7 +982,7 @@ def test_a_beginning_looks_at_its_slot_only(files: SessionFiles, monkeypatch: py
 
 
 def test_a_beginning_does_not_list_the_folder(
-    store: LocalStore, files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Disk, files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Alone in its store a daemon knows the sessions of each slot; with another one beside it, it looks for theirs."""
     mine = store_part(files, new(), BODY[:2])
@@ -995,7 +991,7 @@ def test_a_beginning_does_not_list_the_folder(
         mine, before = store_part(files, new(), BODY[:3]), mine
     with pytest.raises(NoSession):
         files.read(before)
-    other = LocalStore(str(tmp_path / "store"))
+    other = Disk(str(tmp_path / "store"))
     try:
         theirs = store_part(SessionFiles(other.place, TIMEOUT, files.now), new(), BODY[:4])
         with pytest.raises(NoSession):
@@ -1006,7 +1002,7 @@ def test_a_beginning_does_not_list_the_folder(
     with pytest.raises(NoSession):
         files.read(theirs)
     # What the other one has left is known as soon as it is counted.
-    with contextlib.closing(LocalStore(str(tmp_path / "store"))) as other:
+    with contextlib.closing(Disk(str(tmp_path / "store"))) as other:
         theirs = store_part(SessionFiles(other.place, TIMEOUT, files.now), new(), BODY[:4])
     assert files.count() == 1
     assert store.place.index.find(theirs[:8]) == [theirs]
@@ -1029,9 +1025,9 @@ def test_a_beginning_while_all_are_counted(files: SessionFiles, monkeypatch: pyt
     assert files.place.index.find(session.token[:8]) == [session.token]
 
 
-def test_what_another_daemon_began_after_the_count(store: LocalStore, files: SessionFiles, tmp_path: Path) -> None:
+def test_what_another_daemon_began_after_the_count(store: Disk, files: SessionFiles, tmp_path: Path) -> None:
     """What another process leaves that was there at the last count, and has gone since, is known."""
-    with contextlib.closing(LocalStore(str(tmp_path / "store"))) as other:
+    with contextlib.closing(Disk(str(tmp_path / "store"))) as other:
         files.count()
         theirs = store_part(SessionFiles(other.place, TIMEOUT, files.now), new(), BODY[:4])
     store_part(files, new(), BODY[:6])
@@ -1042,9 +1038,9 @@ def test_what_another_daemon_began_after_the_count(store: LocalStore, files: Ses
 def test_a_slot_that_is_in_use(files: SessionFiles) -> None:
     """An upload does not begin while another one of its slot has not let go."""
     session = new()
-    first = KeptDraft(files, session, part(10, last=True))
+    first = DiskPart(files, session, part(10, last=True))
     first.write([BODY[:4]])
-    second = KeptDraft(files, new(), part(10, last=True))
+    second = DiskPart(files, new(), part(10, last=True))
     with pytest.raises(Held) as held:
         second.begin()
     assert held.value.token == session.token
@@ -1068,7 +1064,7 @@ def test_sweep_knows_what_goes_on(files: SessionFiles, clock: Clock, tmp_path: P
     assert files.count() == 2
     clock.now += TIMEOUT / 2 + 1
     assert {session.token for session in files.sweep()} == {waits}
-    assert {path.stem for path in nursery(tmp_path).iterdir()} == {waits}
+    assert {path.stem for path in own(tmp_path).iterdir()} == {waits}
     assert (tmp_path / "store/done/a").read_bytes() == BODY
 
 
@@ -1091,7 +1087,7 @@ def test_sweep_keeps_the_newest_of_what_is_complete(
 
 def test_sweep_spares_what_runs(files: SessionFiles, clock: Clock, tmp_path: Path) -> None:
     """A session that has ended by its time is not taken from under a request that still runs."""
-    draft = KeptDraft(files, new(), part(10, last=True))
+    draft = DiskPart(files, new(), part(10, last=True))
     draft.write([BODY[:4]])
     clock.now += TIMEOUT + 1
     files.sweep()
@@ -1107,21 +1103,21 @@ def test_sweep_spares_what_runs(files: SessionFiles, clock: Clock, tmp_path: Pat
 def test_sweep_drops_a_corrupt_record(files: SessionFiles, clock: Clock, tmp_path: Path, content: bytes) -> None:
     """A record that can not be read is no session; it goes with its data when it would have ended, and others stay."""
     bad = store_part(files, new(), BODY[:4])
-    (nursery(tmp_path) / f"{bad}.session").write_bytes(content)
-    clock.now = (nursery(tmp_path) / f"{bad}.session").stat().st_mtime + TIMEOUT - 1
+    (own(tmp_path) / f"{bad}.session").write_bytes(content)
+    clock.now = (own(tmp_path) / f"{bad}.session").stat().st_mtime + TIMEOUT - 1
     good = store_part(files, new(slot_path([b"good", b"a"]), begun=clock.now), BODY[:4])
     with pytest.raises(NoSession):
         files.hold(bad)
     assert [session.token for session in files.sweep()] == [good]
-    assert {path.stem for path in nursery(tmp_path).iterdir()} == {good, bad}
+    assert {path.stem for path in own(tmp_path).iterdir()} == {good, bad}
     clock.now += 2
     assert [session.token for session in files.sweep()] == [good]
-    assert {path.stem for path in nursery(tmp_path).iterdir()} == {good}
+    assert {path.stem for path in own(tmp_path).iterdir()} == {good}
 
 
 def change(tmp_path: Path, token: str, /, **fields: Any) -> None:
     """Change what the record of a session says."""
-    record = nursery(tmp_path) / f"{token}.session"
+    record = own(tmp_path) / f"{token}.session"
     record.write_text(json.dumps(json.loads(record.read_text()) | fields))
 
 
@@ -1131,7 +1127,7 @@ def test_a_record_of_a_newer_daemon(files: SessionFiles, tmp_path: Path) -> None
     change(tmp_path, token, quota={"user": "a"}, token="x", form=2)
     assert [session.token for session in files.sweep()] == [token]
     store_part(files, token, BODY[4:6], 4)
-    fields = json.loads((nursery(tmp_path) / f"{token}.session").read_text())
+    fields = json.loads((own(tmp_path) / f"{token}.session").read_text())
     assert (fields["quota"], fields["form"], fields["safe"]) == ({"user": "a"}, 2, 6)
     store_part(files, token, BODY[6:], 6, last=True)
     assert public(tmp_path).read_bytes() == BODY
@@ -1144,7 +1140,7 @@ def test_a_record_that_only_a_newer_daemon_can_read(
     """It is no session here, and is left to whoever wrote it until it would have ended."""
     token = store_part(files, new(), BODY[:4])
     change(tmp_path, token, **fields)
-    clock.now = (nursery(tmp_path) / f"{token}.session").stat().st_mtime
+    clock.now = (own(tmp_path) / f"{token}.session").stat().st_mtime
     with pytest.raises(NoSession):
         files.hold(token)
     assert files.sweep() == []
@@ -1159,7 +1155,7 @@ def test_a_record_that_only_a_newer_daemon_can_read(
 @pytest.mark.parametrize("suffix", ["data", "new", "wanted"])
 def test_sweep_drops_orphans(files: SessionFiles, clock: Clock, tmp_path: Path, suffix: str) -> None:
     """A file without a record is given the time to get one, and then goes."""
-    orphan = nursery(tmp_path) / f"{new_token(PATH)}.{suffix}"
+    orphan = own(tmp_path) / f"{new_token(PATH)}.{suffix}"
     orphan.write_bytes(b"x")
     clock.now = orphan.stat().st_mtime + 5
     assert files.sweep() == []
@@ -1169,17 +1165,17 @@ def test_sweep_drops_orphans(files: SessionFiles, clock: Clock, tmp_path: Path, 
     assert not orphan.exists()
 
 
-def test_sweeps_leave_other_files_alone(store: LocalStore, files: SessionFiles, tmp_path: Path) -> None:
+def test_sweeps_leave_other_files_alone(store: Disk, files: SessionFiles, tmp_path: Path) -> None:
     """Neither sweep touches what is the other's, or nobody's."""
     token = store_part(files, new(), BODY[:4])
     for name in ("x.session", "x.data", "README", "0123.part"):
-        (nursery(tmp_path) / name).write_bytes(b"x")
+        (own(tmp_path) / name).write_bytes(b"x")
     assert [session.token for session in files.sweep()] == [token]
-    assert (nursery(tmp_path) / "0123.part").exists()
-    assert (nursery(tmp_path) / "x.session").exists()
+    assert (own(tmp_path) / "0123.part").exists()
+    assert (own(tmp_path) / "x.session").exists()
     assert store.sweep() == 2
     assert files.read(token).safe == 4
-    assert (nursery(tmp_path) / f"{token}.data").exists()
+    assert (own(tmp_path) / f"{token}.data").exists()
 
 
 def failing_unlink(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1204,7 +1200,7 @@ def test_a_sweep_that_can_not_remove(files: SessionFiles, clock: Clock, monkeypa
 
 def test_a_lock_that_fails_once(files: SessionFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A beginning that could not take its own new file leaves nothing, and can be tried again."""
-    draft = KeptDraft(files, new(), part(10, last=True))
+    draft = DiskPart(files, new(), part(10, last=True))
 
     def fail(self: SessionFiles, token: str) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
@@ -1226,19 +1222,19 @@ def test_descriptors_do_not_leak(files: SessionFiles, tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     token = store_part(files, new(), BODY[:4])
     for wrong in (part(1, 5), part(7, 4), part(5, 4, last=True)):
-        draft = KeptDraft(files, token, wrong)
+        draft = DiskPart(files, token, wrong)
         with pytest.raises((WrongOffset, WrongLength)) as raised:
             draft.begin()
         draft.give_up([], raised.value)
     files.let_go(files.hold(token)[1])
-    draft = KeptDraft(files, token, part(1, 4))
+    draft = DiskPart(files, token, part(1, 4))
     draft.begin()
     with pytest.raises(Held):
         files.hold(token)
     with pytest.raises(Held):
-        KeptDraft(files, new(), part(10, last=True)).begin()
+        DiskPart(files, new(), part(10, last=True)).begin()
     draft.give_up([], Exception("broken off"))
-    os.truncate(nursery(tmp_path) / f"{token}.data", 1)
+    os.truncate(own(tmp_path) / f"{token}.data", 1)
     with pytest.raises(NoSession):
         files.hold(token)
     files.sweep()

@@ -9,22 +9,23 @@ import socket
 from contextlib import closing
 from pathlib import Path
 
-from hmac_file_server.stores.local.splice import Pipe, Source
+from hmac_file_server.stores.local.splice import Pipe
+from hmac_file_server.web.body import Loan
 
 BODY = os.urandom(300_000)
 
 
-def lent(most: int, body: bytes = BODY) -> Source:
+def lent(most: int, body: bytes = BODY) -> Loan:
     """A socket with something to take; the other end is closed."""
     here, there = socket.socketpair()
     there.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     there.sendall(body)
     there.close()
     here.setblocking(False)
-    return Source(here.detach(), most, lambda source: os.close(source.descriptor))
+    return Loan(here.detach(), most, lambda source: os.close(source.descriptor))
 
 
-def move(source: Source, path: Path) -> list[bytes | bytearray]:
+def move(source: Loan, path: Path) -> list[bytes | bytearray]:
     """Move all that may be taken; what is left over."""
     left_over: list[bytes | bytearray] = []
     file = os.open(path, os.O_WRONLY | os.O_CREAT)

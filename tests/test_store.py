@@ -11,24 +11,24 @@ import attrs
 import pytest
 
 from hmac_file_server.slots.path import RESERVED, SlotPath, slot_path
-from hmac_file_server.stores.local.draft import SlotTaken
+from hmac_file_server.stores.errors import NoSuchFile, SlotTaken, Unusable
+from hmac_file_server.stores.local.disk import Disk
 from hmac_file_server.stores.local.folders import names_in
-from hmac_file_server.stores.local.store import LocalStore, NoSuchFile, Unusable
 
 PATH = slot_path([b"slot", b"photo.jpg"])
 
 
 @pytest.fixture(params=[(True, False), (False, False), (False, True)], ids=["nameless", "linked", "renamed"])
-def store(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[LocalStore]:
+def store(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Disk]:
     """A store on a file system with O_TMPFILE, and those that do without it."""
-    made = LocalStore(str(tmp_path / "store"))
+    made = Disk(str(tmp_path / "store"))
     anonymous, renames = request.param
     made._place = attrs.evolve(made._place, anonymous=anonymous, renames=renames)
     yield made
     made.close()
 
 
-def put(store: LocalStore, body: bytes, path: SlotPath = PATH, media_type: bytes | None = None) -> None:
+def put(store: Disk, body: bytes, path: SlotPath = PATH, media_type: bytes | None = None) -> None:
     draft = store.draft(path, len(body), media_type)
     try:
         draft.write([body])
@@ -41,7 +41,7 @@ def files(tmp_path: Path) -> set[str]:
     return {str(p.relative_to(tmp_path / "store")) for p in (tmp_path / "store").rglob("*") if not p.is_dir()}
 
 
-def test_a_file_lies_at_its_path(store: LocalStore, tmp_path: Path) -> None:
+def test_a_file_lies_at_its_path(store: Disk, tmp_path: Path) -> None:
     """What was published lies under its own name, readable by others, and nothing else lies there."""
     put(store, b"hello")
     assert (tmp_path / "store/slot/photo.jpg").read_bytes() == b"hello"
@@ -49,7 +49,7 @@ def test_a_file_lies_at_its_path(store: LocalStore, tmp_path: Path) -> None:
     assert files(tmp_path) == {"slot/photo.jpg"}
 
 
-def test_the_type_is_kept_with_the_file(store: LocalStore) -> None:
+def test_the_type_is_kept_with_the_file(store: Disk) -> None:
     """The verified type comes back when the file is opened."""
     put(store, b"hello", media_type=b"text/x-thing; a=b")
     file = store.open(PATH)
@@ -57,7 +57,7 @@ def test_the_type_is_kept_with_the_file(store: LocalStore) -> None:
     file.close()
 
 
-def test_an_endless_type_is_not_kept(store: LocalStore) -> None:
+def test_an_endless_type_is_not_kept(store: Disk) -> None:
     """A type longer than a file system would take does not spoil the upload."""
     put(store, b"hello", media_type=b"a/" + b"b" * 10_000)
     file = store.open(PATH)
@@ -66,7 +66,7 @@ def test_an_endless_type_is_not_kept(store: LocalStore) -> None:
 
 
 @pytest.mark.parametrize("body", [b"hellO", b"hello!", b""])
-def test_other_bytes_are_refused(store: LocalStore, tmp_path: Path, body: bytes) -> None:
+def test_other_bytes_are_refused(store: Disk, tmp_path: Path, body: bytes) -> None:
     """A slot that has a file keeps it."""
     put(store, b"hello")
     with pytest.raises(SlotTaken):
@@ -75,7 +75,7 @@ def test_other_bytes_are_refused(store: LocalStore, tmp_path: Path, body: bytes)
     assert files(tmp_path) == {"slot/photo.jpg"}
 
 
-def test_the_same_bytes_count_as_stored(store: LocalStore, tmp_path: Path) -> None:
+def test_the_same_bytes_count_as_stored(store: Disk, tmp_path: Path) -> None:
     """A file that is there already with the very bytes is left untouched and is as good as stored."""
     put(store, b"hello")
     before = (tmp_path / "store/slot/photo.jpg").stat()
@@ -88,7 +88,7 @@ def test_the_same_bytes_count_as_stored(store: LocalStore, tmp_path: Path) -> No
     )
 
 
-def test_the_same_bytes_wait_for_the_first_upload(store: LocalStore, tmp_path: Path) -> None:
+def test_the_same_bytes_wait_for_the_first_upload(store: Disk, tmp_path: Path) -> None:
     """While the first upload has still to flush its folder, a second one of the same bytes must come again."""
     put(store, b"hello")
     with (tmp_path / "store/slot/photo.jpg").open() as first:
@@ -98,7 +98,7 @@ def test_the_same_bytes_wait_for_the_first_upload(store: LocalStore, tmp_path: P
     put(store, b"hello")
 
 
-def test_a_folder_that_failed_to_flush(store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_failed_to_flush(store: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a folder's flush failed the name is taken back, and the next try publishes it again."""
     real, calls = os.fsync, []
 
@@ -120,7 +120,7 @@ def test_a_folder_that_failed_to_flush(store: LocalStore, tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("there", ["folder", "link", "fifo"])
-def test_something_else_has_the_name(store: LocalStore, tmp_path: Path, there: str) -> None:
+def test_something_else_has_the_name(store: Disk, tmp_path: Path, there: str) -> None:
     """What is no file is neither replaced, nor followed, nor served."""
     target = tmp_path / "store/slot/photo.jpg"
     target.parent.mkdir()
@@ -139,7 +139,7 @@ def test_something_else_has_the_name(store: LocalStore, tmp_path: Path, there: s
     assert outside.read_bytes() == b"hello"
 
 
-def test_a_folder_that_is_a_link(store: LocalStore, tmp_path: Path) -> None:
+def test_a_folder_that_is_a_link(store: Disk, tmp_path: Path) -> None:
     """A symbolic link in the place of a folder leads nowhere, for uploads and for downloads."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/photo.jpg").write_bytes(b"secret")
@@ -151,7 +151,7 @@ def test_a_folder_that_is_a_link(store: LocalStore, tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "outside").iterdir()] == ["photo.jpg"]
 
 
-def test_a_file_where_a_folder_should_be(store: LocalStore) -> None:
+def test_a_file_where_a_folder_should_be(store: Disk) -> None:
     """A path that goes on below a file is taken."""
     put(store, b"hello", slot_path([b"slot"]))
     with pytest.raises(SlotTaken):
@@ -160,9 +160,7 @@ def test_a_file_where_a_folder_should_be(store: LocalStore) -> None:
         store.open(PATH)
 
 
-def test_a_folder_that_goes_while_it_is_used(
-    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_goes_while_it_is_used(store: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When another, failing upload removes the folder that both use, it is made again."""
     real = os.link
     removed = []
@@ -177,7 +175,7 @@ def test_a_folder_that_goes_while_it_is_used(
     assert (tmp_path / "store/slot/photo.jpg").read_bytes() == b"hello"
 
 
-def test_unpublished_drafts_leave_nothing(store: LocalStore, tmp_path: Path) -> None:
+def test_unpublished_drafts_leave_nothing(store: Disk, tmp_path: Path) -> None:
     """A draft that is closed before it was published is gone, wherever it stopped."""
     for steps in range(3):
         draft = store.draft(PATH, 5, None)
@@ -189,7 +187,7 @@ def test_unpublished_drafts_leave_nothing(store: LocalStore, tmp_path: Path) -> 
     assert files(tmp_path) == set()
 
 
-def test_a_short_body_is_never_published(store: LocalStore, tmp_path: Path) -> None:
+def test_a_short_body_is_never_published(store: Disk, tmp_path: Path) -> None:
     """A file that has not all its bytes does not get a public name."""
     draft = store.draft(PATH, 5, None)
     draft.write([b"hel"])
@@ -199,13 +197,13 @@ def test_a_short_body_is_never_published(store: LocalStore, tmp_path: Path) -> N
     assert files(tmp_path) == set()
 
 
-def test_sweep_spares_the_living(store: LocalStore, tmp_path: Path) -> None:
+def test_sweep_spares_the_living(store: Disk, tmp_path: Path) -> None:
     """Files of dead daemons go, those of a running upload stay, even of another daemon."""
     store._place = attrs.evolve(store._place, anonymous=False)
     living = store.draft(PATH, 5, None)
     living.write([b"hello"])
     (tmp_path / "store" / RESERVED.decode() / "0123.part").write_bytes(b"left")
-    other = LocalStore(str(tmp_path / "store"))
+    other = Disk(str(tmp_path / "store"))
     assert other.sweep() == 1
     other.close()
     living.publish()
@@ -213,9 +211,9 @@ def test_sweep_spares_the_living(store: LocalStore, tmp_path: Path) -> None:
     assert files(tmp_path) == {"slot/photo.jpg"}
 
 
-def test_sharing_a_store(store: LocalStore, tmp_path: Path) -> None:
+def test_sharing_a_store(store: Disk, tmp_path: Path) -> None:
     """Two daemons on one folder see each other's files and keep each other's slots."""
-    other = LocalStore(str(tmp_path / "store"))
+    other = Disk(str(tmp_path / "store"))
     put(store, b"hello")
     with pytest.raises(SlotTaken):
         put(other, b"HELLO")
@@ -229,10 +227,10 @@ def test_a_store_that_can_not_be(tmp_path: Path) -> None:
     """A file in the store's place is said at the start."""
     (tmp_path / "file").touch()
     with pytest.raises(Unusable):
-        LocalStore(str(tmp_path / "file"))
+        Disk(str(tmp_path / "file"))
 
 
-def test_descriptors_do_not_leak(store: LocalStore) -> None:
+def test_descriptors_do_not_leak(store: Disk) -> None:
     """However uploads and downloads end, no descriptor stays open."""
     before = len(os.listdir("/proc/self/fd"))
     for body in (b"hello", b"hello", b"other", b"longer"):
@@ -244,7 +242,7 @@ def test_descriptors_do_not_leak(store: LocalStore) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_short_writes(store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_writes(store: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system that takes only part of what it is given gets the rest, in order."""
     monkeypatch.setattr(os, "writev", lambda descriptor, chunks: os.write(descriptor, bytes(chunks[0])[:7]))
     body = bytes(range(256)) * 10

@@ -17,24 +17,27 @@ import attrs
 import pytest
 
 from hmac_file_server.slots.path import SlotPath, slot_path
+from hmac_file_server.stores.errors import Unusable
 from hmac_file_server.stores.faults import NotDurable, may_pass
-from hmac_file_server.stores.local.draft import Chunks, Draft
+from hmac_file_server.stores.interface import Chunks
+from hmac_file_server.stores.local.disk import Disk
+from hmac_file_server.stores.local.draft import Draft
 from hmac_file_server.stores.local.filesystem import FileSystem
 from hmac_file_server.stores.local.folders import Folders
 from hmac_file_server.stores.local.place import Place
-from hmac_file_server.stores.local.sessions import Session, SessionFiles, new_token
-from hmac_file_server.stores.local.store import LocalStore, Unusable
+from hmac_file_server.stores.local.sessions import SessionFiles
+from hmac_file_server.stores.session import Session, new_token
 from tests.support import missing
 
 A, B = slot_path([b"u", b"a", b"file"]), slot_path([b"u", b"b", b"file"])
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> LocalStore:
-    return LocalStore(str(tmp_path / "store"))
+def store(tmp_path: Path) -> Disk:
+    return Disk(str(tmp_path / "store"))
 
 
-def written(store: LocalStore, path: Any, body: bytes) -> Draft:
+def written(store: Disk, path: Any, body: bytes) -> Draft:
     draft = store.draft(path, len(body), None)
     draft.write([body])
     return draft
@@ -65,7 +68,7 @@ def is_folder(descriptor: int) -> bool:
     return stat.S_ISDIR(os.fstat(descriptor).st_mode)
 
 
-def test_close_fails(store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_fails(store: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A descriptor whose close fails is never used again, for its number may be another upload's by then."""
     first = written(store, A, b"AAAAA")
     number = first._file
@@ -99,7 +102,7 @@ def reused_once(monkeypatch: pytest.MonkeyPatch, path: Path) -> list[int]:
     return numbers
 
 
-def test_close_fails_after_reading(store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_fails_after_reading(store: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small file whose close fails when it has been read is closed once."""
     draft = written(store, A, b"AAAAA")
     draft.publish()
@@ -110,7 +113,7 @@ def test_close_fails_after_reading(store: LocalStore, tmp_path: Path, monkeypatc
     os.close(numbers[0])
 
 
-def test_close_fails_of_a_complete_session(store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_fails_of_a_complete_session(store: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Data whose close fails when it turns out to be public is closed once."""
     files = SessionFiles(store.place, 3600.0)
     now = time.time()
@@ -129,7 +132,7 @@ def test_close_fails_of_a_complete_session(store: LocalStore, tmp_path: Path, mo
 
 def test_close_tells_what_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without Fsync an error that the file system tells at close alone fails the upload, before it is public."""
-    store = LocalStore(str(tmp_path / "store"), fsync=False)
+    store = Disk(str(tmp_path / "store"), fsync=False)
     draft = written(store, A, b"AAAAA")
     failing_once(monkeypatch, "close", lambda descriptor: stat.S_ISREG(os.fstat(descriptor).st_mode), after=True)
     with pytest.raises(NotDurable):  # Which is told once: no later try would be told of it.
@@ -138,13 +141,13 @@ def test_close_tells_what_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     draft.close()
 
 
-def network(store: LocalStore) -> None:
+def network(store: Disk) -> None:
     """Take the store's file system for one of which little is known."""
     store._place = attrs.evolve(store._place, anonymous=False, file_system=FileSystem(False, False))
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
-def test_a_late_error_of_a_write(store: LocalStore, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_a_late_error_of_a_write(store: Disk, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """On a network's file system a write may tell of bytes that were taken before, and no later try would."""
     network(store)
     draft = store.draft(A, 100_000, None)
@@ -154,10 +157,10 @@ def test_a_late_error_of_a_write(store: LocalStore, monkeypatch: pytest.MonkeyPa
         draft.write([b"A" * 50_000])
     assert failed.value.errno == number
     draft.close()
-    assert os.listdir(store.place.nursery) == []
+    assert os.listdir(store.place.own) == []
 
 
-def test_a_late_error_of_a_small_file(store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_late_error_of_a_small_file(store: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small file of which bytes may be lost is written anew, all of it."""
     network(store)
     draft = store.draft(B, 5, None)
@@ -174,7 +177,7 @@ def test_a_late_error_of_a_small_file(store: LocalStore, tmp_path: Path, monkeyp
     assert (tmp_path / "store/u/b/file").read_bytes() == b"AAABB"
 
 
-def test_room_of_a_file_that_was_dropped(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_of_a_file_that_was_dropped(store: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was reserved for a file that could not be made is owed again."""
     draft = store.draft(A, 2 << 20, b"image/jpeg")
     draft.claimed = 2 << 20
@@ -190,19 +193,19 @@ def test_folders_that_are_made_are_safe(tmp_path: Path, monkeypatch: pytest.Monk
     flushed: set[int] = set()
     real = os.fsync
     monkeypatch.setattr(os, "fsync", lambda file: (flushed.add(os.fstat(file).st_ino), real(file)))
-    store = LocalStore(str(tmp_path / "a/b/store"))
+    store = Disk(str(tmp_path / "a/b/store"))
     assert {(tmp_path / name).stat().st_ino for name in (".", "a", "a/b", "a/b/store")} <= flushed
     flushed.clear()
     shutil.rmtree(tmp_path / "a/b/store")
     store.look()
     assert {(tmp_path / name).stat().st_ino for name in ("a/b", "a/b/store")} <= flushed
     flushed.clear()
-    LocalStore(str(tmp_path / "c/store"), fsync=False)
+    Disk(str(tmp_path / "c/store"), fsync=False)
     assert not flushed
 
 
 @pytest.mark.parametrize("way", ["nameless", "linked", "renamed"])
-def test_a_mount_of_the_same_file_system(store: LocalStore, tmp_path: Path, way: str) -> None:
+def test_a_mount_of_the_same_file_system(store: Disk, tmp_path: Path, way: str) -> None:
     """A file is born where it is published: a folder that is bound into the store takes it."""
     store._place = attrs.evolve(store._place, anonymous=way == "nameless", renames=way == "renamed")
     (tmp_path / "store/u").mkdir()
@@ -220,7 +223,7 @@ def test_a_mount_of_the_same_file_system(store: LocalStore, tmp_path: Path, way:
 
 
 @pytest.mark.parametrize("way", ["nameless", "linked", "renamed"])
-def test_bound_while_it_comes(store: LocalStore, tmp_path: Path, way: str) -> None:
+def test_bound_while_it_comes(store: Disk, tmp_path: Path, way: str) -> None:
     """A file that can not get its name where it was born is copied to where it can."""
     store._place = attrs.evolve(store._place, anonymous=way == "nameless", renames=way == "renamed")
     draft = store.draft(A, 5, b"image/png")
@@ -238,11 +241,11 @@ def test_bound_while_it_comes(store: LocalStore, tmp_path: Path, way: str) -> No
         assert os.listdir(tmp_path / "elsewhere/a") == ["file"]
     finally:
         subprocess.check_call(["umount", tmp_path / "store/u"])
-    assert os.listdir(store.place.nursery) == []
+    assert os.listdir(store.place.own) == []
     assert sorted(os.listdir(tmp_path / "store")) == [".hmac-file-server", "u"]
 
 
-def test_what_a_note_tells_of(store: LocalStore, tmp_path: Path) -> None:
+def test_what_a_note_tells_of(store: Disk, tmp_path: Path) -> None:
     """What a killed daemon left outside its own folder is found by its note; what runs, or is not there yet, stays."""
     store._place = attrs.evolve(store._place, anonymous=False)
     (tmp_path / "store/u").mkdir()
@@ -267,7 +270,7 @@ def test_what_a_note_tells_of(store: LocalStore, tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "store/u") == ["a"]
 
 
-def test_a_note_that_can_not_be_made(store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_note_that_can_not_be_made(store: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A note that a full disk refuses fails the try, and leaves neither itself nor a descriptor."""
     store._place = attrs.evolve(store._place, anonymous=False)
     (tmp_path / "store/u").mkdir()
@@ -275,14 +278,12 @@ def test_a_note_that_can_not_be_made(store: LocalStore, tmp_path: Path, monkeypa
     failing_once(monkeypatch, "write", lambda _, data: data == b"u", number=errno.ENOSPC)
     with pytest.raises(OSError, match="space"):
         written(store, A, b"AAAAA")
-    assert os.listdir(store.place.nursery) == []
+    assert os.listdir(store.place.own) == []
     assert os.listdir(tmp_path / "store/u") == []
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_parent_is_removed_by_another_upload(
-    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parent_is_removed_by_another_upload(store: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An upload whose parent folder another one has just removed is tried again, and succeeds."""
     other = Folders(store.place.root, [b"u"], make=True)
     draft = written(store, B, b"BBBBB")
@@ -305,7 +306,7 @@ def test_parent_is_removed_by_another_upload(
 
 
 @pytest.mark.parametrize("way", ["nameless", "linked", "renamed"])
-def test_taking_back_fails(store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+def test_taking_back_fails(store: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     """When a folder can not be flushed, and the name not be taken back, the next try still succeeds."""
     store._place = attrs.evolve(store._place, anonymous=way == "nameless", renames=way == "renamed")
     draft = written(store, A, b"AAAAA")
@@ -318,10 +319,10 @@ def test_taking_back_fails(store: LocalStore, tmp_path: Path, monkeypatch: pytes
     draft.close()
     assert (tmp_path / "store/u/a/file").read_bytes() == b"AAAAA"
     assert (tmp_path / "store/u/a/file").stat().st_nlink == 1
-    assert os.listdir(store.place.nursery) == []
+    assert os.listdir(store.place.own) == []
 
 
-def test_sweep_takes_a_new_draft(store: LocalStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_sweep_takes_a_new_draft(store: Disk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A named draft that a sweep removes before it is locked is made again."""
     store._place = attrs.evolve(store._place, anonymous=False)
     draft = store.draft(A, 5, None)
@@ -345,7 +346,7 @@ def test_sweep_takes_a_new_draft(store: LocalStore, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("path", [slot_path([b"file"]), A])
-def test_store_is_removed(store: LocalStore, tmp_path: Path, path: SlotPath) -> None:
+def test_store_is_removed(store: Disk, tmp_path: Path, path: SlotPath) -> None:
     """A store whose folder somebody removes is made again, and an upload that runs ends well in it."""
     draft = written(store, path, b"AAAAA")
     shutil.rmtree(tmp_path / "store")
@@ -362,7 +363,7 @@ def test_store_is_removed(store: LocalStore, tmp_path: Path, path: SlotPath) -> 
 
 @pytest.mark.parametrize("anonymous", [True, False])
 @pytest.mark.parametrize("what", ["store", "store/.hmac-file-server"])
-def test_empty_folders_are_removed(store: LocalStore, tmp_path: Path, what: str, anonymous: bool) -> None:
+def test_empty_folders_are_removed(store: Disk, tmp_path: Path, what: str, anonymous: bool) -> None:
     """After empty folders were removed the next upload and the next session begin as ever."""
     store._place = attrs.evolve(store._place, anonymous=anonymous)
     shutil.rmtree(tmp_path / what)
@@ -381,7 +382,7 @@ def test_empty_folders_are_removed(store: LocalStore, tmp_path: Path, what: str,
 
 
 def test_empty_folders_are_removed_while_it_looks(
-    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A store that is removed in the moment of a look is made again, and no upload is refused for it."""
     real = Place.mend
@@ -396,7 +397,7 @@ def test_empty_folders_are_removed_while_it_looks(
     assert (tmp_path / "store/.hmac-file-server").is_dir()
 
 
-def test_an_unfinished_file_is_removed(store: LocalStore, tmp_path: Path) -> None:
+def test_an_unfinished_file_is_removed(store: Disk, tmp_path: Path) -> None:
     """An upload whose file somebody removed meanwhile fails, and may be tried again by its client."""
     store._place = attrs.evolve(store._place, anonymous=False)
     draft = written(store, A, b"AAAAA")
@@ -409,7 +410,7 @@ def test_an_unfinished_file_is_removed(store: LocalStore, tmp_path: Path) -> Non
 
 
 @pytest.fixture
-def mounted(store: LocalStore, tmp_path: Path) -> Any:
+def mounted(store: Disk, tmp_path: Path) -> Any:
     """Mounts a file system over the store."""
     over = tmp_path / "store"
 
@@ -422,7 +423,7 @@ def mounted(store: LocalStore, tmp_path: Path) -> Any:
     subprocess.call(["umount", "-l", over])
 
 
-def test_another_store_is_mounted(store: LocalStore, mounted: Any, tmp_path: Path) -> None:
+def test_another_store_is_mounted(store: Disk, mounted: Any, tmp_path: Path) -> None:
     """Uploads that run when the store is mounted over are not acknowledged; those after it go to the new one."""
     draft = written(store, A, b"AAAAA")
     mounted()
@@ -437,7 +438,7 @@ def test_another_store_is_mounted(store: LocalStore, mounted: Any, tmp_path: Pat
     assert (tmp_path / "store/u/a/file").read_bytes() == b"AAAAA"
 
 
-def test_a_store_that_can_not_be_used_is_mounted(store: LocalStore, mounted: Any, tmp_path: Path) -> None:
+def test_a_store_that_can_not_be_used_is_mounted(store: Disk, mounted: Any, tmp_path: Path) -> None:
     """A store that refuses files stays refused until it takes them; nothing goes to the one below it."""
     mounted()
     subprocess.check_call(["mount", "-o", "remount,ro", tmp_path / "store"])

@@ -146,7 +146,7 @@ def test_a_flush_that_raises_whatever(
     """A flush that fails in a way that nobody expects fails its calls, which can clean up, and ends no thread."""
     threads, cleaned = Threads(reactor, 1, "test"), []
 
-    def flush_all(wishes: object) -> None:
+    def flush_all(all_unflushed: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr(flusher, "flush_all", flush_all)

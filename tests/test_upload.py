@@ -11,12 +11,13 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from hmac_file_server.files.retry import RetryPolicy
-from hmac_file_server.files.upload import MEMORY, Broken, Upload, Uploads
+from hmac_file_server.files.upload import MEMORY, Upload, Uploads
 from hmac_file_server.slots.path import slot_path
 from hmac_file_server.slots.signature import Slot
-from hmac_file_server.stores.local.draft import SlotTaken
-from hmac_file_server.stores.local.store import LocalStore
+from hmac_file_server.stores.errors import SlotTaken
 from hmac_file_server.stores.room import NoRoom, Room, Space
+from hmac_file_server.web.body import Broken
+from tests.stores import local_store
 
 CHUNK = 64 << 10
 MIB = 1 << 20
@@ -59,10 +60,10 @@ class Setting:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.threads = Threads()
-        self.store = LocalStore(str(folder))
+        self.store = local_store(folder, run=self.threads)
         self.clock = Clock()
         self.room = Room(0)
-        self.uploads = Uploads(self.store, self.room, self.threads, RetryPolicy(self.clock, 2, 1.0), CHUNK)
+        self.uploads = Uploads(self.store, self.room, RetryPolicy(self.clock, 2, 1.0), CHUNK)
 
     def start(self, size: int, name: bytes = b"a.bin") -> tuple[Upload, Client, list[Any]]:
         upload = self.uploads.start(Slot(slot_path([b"slot", name]), size, None))
@@ -133,7 +134,7 @@ def test_a_small_body_is_one_job(setting: Setting) -> None:
 
 def test_many_uploads_share_the_memory(setting: Setting) -> None:
     """The more uploads run, the less each of them gathers before it writes."""
-    setting.uploads = Uploads(setting.store, Room(0), setting.threads, RetryPolicy(Clock(), 2, 1.0), 1 << 20)
+    setting.uploads = Uploads(setting.store, Room(0), RetryPolicy(Clock(), 2, 1.0), 1 << 20)
     assert setting.uploads.piece_size() == 1 << 20
     for number in range(1000):
         setting.start(1 << 20, b"%d" % number)

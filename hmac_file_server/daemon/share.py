@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import attrs
+
+from hmac_file_server.web.connections import Counts
 
 _MOST_USERS = 1000
 
@@ -16,24 +18,23 @@ _MOST_USERS = 1000
 class Share:
     """So much is in use.
 
-    :param connections: that are open.
-    :param by_user: connections, and requests through proxies, by user: of those who have most.
+    :param counts: who is there.
     :param claimed: bytes of the store's free space that running uploads have still to take.
     """
 
-    connections: int = 0
-    by_user: Mapping[str, int] = attrs.field(factory=dict)
+    counts: Counts = Counts()
     claimed: int = 0
 
     def encode(self) -> bytes:
-        """For another process; at most some 20 KiB."""
-        users = dict(Counter(self.by_user).most_common(_MOST_USERS))
-        return zlib.compress(json.dumps([self.connections, users, self.claimed]).encode("ascii"))
+        """For another process, of the users those who have most; at most some 20 KiB."""
+        users = dict(Counter(self.counts.by_user).most_common(_MOST_USERS))
+        return zlib.compress(json.dumps([self.counts.connections, users, self.claimed]).encode("ascii"))
 
     @classmethod
     def decode(cls, data: bytes) -> Share:
         """What :meth:`encode` has made."""
-        return cls(*json.loads(zlib.decompress(data)))
+        connections, users, claimed = json.loads(zlib.decompress(data))
+        return cls(Counts(connections, users), claimed)
 
     @classmethod
     def together(cls, shares: Iterable[Share]) -> Share:
@@ -41,10 +42,10 @@ class Share:
         users: Counter[str] = Counter()
         connections = claimed = 0
         for share in shares:
-            users.update(share.by_user)
-            connections += share.connections
+            users.update(share.counts.by_user)
+            connections += share.counts.connections
             claimed += share.claimed
-        return cls(connections, users, claimed)
+        return cls(Counts(connections, users), claimed)
 
 
 NOTHING = Share()

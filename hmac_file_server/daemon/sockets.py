@@ -11,7 +11,7 @@ import stat
 import time
 from collections.abc import Iterator
 
-import attrs
+from hmac_file_server.address import UnixAddress
 
 _BACKLOG = 1024
 _PATIENCE = 5.0
@@ -49,17 +49,6 @@ def _listening(family: int, address: tuple[object, ...], shared: bool) -> socket
         listening.close()
         raise
     return listening
-
-
-@attrs.frozen
-class UnixAddress:
-    """Where a Unix socket is.
-
-    :param mode: of the file.
-    """
-
-    path: str
-    mode: int = 0o666
 
 
 class UnixSocket:

@@ -19,15 +19,15 @@ from twisted.python.failure import Failure
 
 from hmac_file_server.config import WORKER, Config, ConfigError, fail
 from hmac_file_server.daemon.channel import Child, Report, Stop, adopt
+from hmac_file_server.daemon.health import StoreCheck, open_store
 from hmac_file_server.daemon.listener import cannot_listen
 from hmac_file_server.daemon.logfile import LogWriter
 from hmac_file_server.daemon.notify import Notifier
-from hmac_file_server.daemon.service import StoreCheck, log_status, open_store, say_hello, serve_metrics
+from hmac_file_server.daemon.service import log_status, say_hello, serve_metrics
 from hmac_file_server.daemon.share import NOTHING, Share
 from hmac_file_server.daemon.signals import held_back, ignore_stopping
 from hmac_file_server.daemon.sockets import UnixSocket, tcp_sockets
 from hmac_file_server.metrics import MetricsRoot, Ready, Together
-from hmac_file_server.stores.local.threads import Threads
 
 _log = Logger()
 
@@ -54,7 +54,7 @@ class WorkersService(MultiService):
             reason = "several workers need a plain socket; let a proxy speak TLS, or set Workers = 1"
             raise ConfigError(config.problem("ListenPort", config.listen.given, reason))
         self._config, self._path, self._reactor, self._out = config, path, reactor, out
-        self._store = open_store(config)
+        self._store = open_store(config, reactor)
         self._workers: list[Worker] = []
         self._sockets: list[socket.socket] = []
         self._unix: UnixSocket | None = None
@@ -64,7 +64,7 @@ class WorkersService(MultiService):
         self._figures = Together(lambda: [worker.report for worker in self._workers if worker.report])
         registry = CollectorRegistry()
         registry.register(self._figures)
-        store_check = StoreCheck(self._store, Threads(reactor, 1, "looker"), reactor)
+        store_check = StoreCheck(self._store, reactor)
         ready = Ready(self._why_not_ready, store_check.ask)
         serve_metrics(self, config, MetricsRoot(registry, ready, self._renew), reactor)
 

@@ -10,8 +10,8 @@ from urllib.parse import unquote_to_bytes
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from hmac_file_server.files.upload import Upload
-from hmac_file_server.log import Lines, from_wire
-from hmac_file_server.metrics import Metrics, Tally
+from hmac_file_server.log import LineLog, from_wire
+from hmac_file_server.metrics import CounterBatch, Metrics
 from hmac_file_server.slots.path import RESERVED
 from hmac_file_server.web.client import one_user
 from hmac_file_server.web.errors import HTTPError
@@ -27,14 +27,14 @@ _NOT_STORED = frozenset({"storage", "no_room", "bug"})
 """Why an upload whose signature holds may not even begin."""
 
 
-class Access:
+class AccessLog:
     """Logs and counts requests."""
 
-    def __init__(self, metrics: Metrics, clock: IReactorTime, lines: Lines) -> None:
+    def __init__(self, metrics: Metrics, clock: IReactorTime, lines: LineLog) -> None:
         self._metrics = metrics
         self._clock = clock
         self._lines = lines
-        self._tally = Tally(clock)
+        self._batch = CounterBatch(clock)
         self._crowded_at = -math.inf
         self._refused = _Refused(clock, lines)
 
@@ -59,14 +59,14 @@ class Access:
         self._write(request, seconds, timed_out, cut)
 
     def _count(self, request: Request, seconds: float, timed_out: bool, cut: bool) -> None:
-        metrics, add = self._metrics, self._tally.add
+        metrics, add = self._metrics, self._batch.add
         if request.body_received:
             add(metrics.bytes_in, request.body_received)
         if request.sentLength:
             add(metrics.bytes_out, request.sentLength)
-        error, body = request.error, request.body
-        if body is not None and _has_right(body):
-            if not body.is_new:
+        error, body = request.error, _upload(request)
+        if body is not None and body.has_right:
+            if body.goes_on:
                 metrics.uploads_resumed.inc()
             if body.stored:
                 add(metrics.uploads)
@@ -82,7 +82,7 @@ class Access:
             add(metrics.downloads_broken if cut else metrics.downloads)
 
     def _write(self, request: Request, seconds: float, timed_out: bool, cut: bool) -> None:
-        error, body = request.error, request.body
+        error, body = request.error, _upload(request)
         if error is not None and error.status >= _SERVER_ERROR:
             level = "error"
         else:
@@ -91,7 +91,7 @@ class Access:
             return
         unanswered = cut and not request.startedWriting
         to_anybody = error is not None or unanswered or request.method == b"OPTIONS"
-        without_right = to_anybody and not (body is not None and _has_right(body))
+        without_right = to_anybody and not (body is not None and body.has_right)
         if without_right and not self._refused.is_told(request.client_address):
             return
         agent = _short(request.said(b"User-Agent") or b"-", _LONGEST_AGENT).replace('"', "'")
@@ -111,7 +111,7 @@ class _Refused:
     The rest are counted, and leave one line for each user at the span's end.
     """
 
-    def __init__(self, clock: IReactorTime, lines: Lines) -> None:
+    def __init__(self, clock: IReactorTime, lines: LineLog) -> None:
         self._clock = clock
         self._lines = lines
         self._counts: Counter[str] = Counter()
@@ -142,9 +142,8 @@ class _Refused:
                 self._lines.write("warn", text)
 
 
-def _has_right(upload: Upload) -> bool:
-    """Whether a signature was verified for it, as for each new one, or its client knows the session."""
-    return upload.is_new or upload.session is not None
+def _upload(request: Request) -> Upload | None:
+    return request.body if isinstance(request.body, Upload) else None
 
 
 def _short(data: bytes, most: int) -> str:
@@ -154,7 +153,7 @@ def _short(data: bytes, most: int) -> str:
 
 def _end(request: Request, timed_out: bool, cut: bool) -> str:
     """How a request ended, where it was not answered with what it asked for."""
-    error, body = request.error, request.body
+    error, body = request.error, _upload(request)
     if not cut:
         return "" if error is None else f" - {str(error)[:_LONGEST_REASON]}"
     if error is None and (body is None or body.broken):

@@ -5,11 +5,9 @@ from __future__ import annotations
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from hmac_file_server.resumption.keeper import Superseded
-from hmac_file_server.stores.faults import NO_ROOM, BadName, TooLong, explain, is_lasting
-from hmac_file_server.stores.local.draft import SlotTaken, Unmet, WrongFile
-from hmac_file_server.stores.local.part import Cancelled
-from hmac_file_server.stores.local.store import NoSuchFile
+from hmac_file_server.files.upload import Superseded
+from hmac_file_server.stores.errors import BadName, NoSuchFile, SlotTaken, TooLong, Unmet, WrongFile
+from hmac_file_server.stores.faults import NO_ROOM, explain, is_lasting
 from hmac_file_server.stores.room import Away, NoRoom
 from hmac_file_server.web.errors import HTTPError, precondition_failed, unavailable
 
@@ -39,8 +37,6 @@ def not_stored(failure: Failure) -> HTTPError:
         return HTTPError(400, "digest", "the file is not the one that the digest is of")
     if isinstance(error, Superseded):
         return HTTPError(409, "superseded", str(error))
-    if isinstance(error, Cancelled):
-        return HTTPError(409, "cancelled", str(error))
     if isinstance(error, NoRoom | Away | BadName | TooLong):
         return not_taken(error)
     if isinstance(error, OSError):

@@ -9,9 +9,9 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from hmac_file_server.files.errors import bug, not_taken, nothing_here
-from hmac_file_server.files.upload import Upload
-from hmac_file_server.stores.faults import BadName
+from hmac_file_server.stores.errors import BadName
 from hmac_file_server.stores.room import Away, NoRoom
+from hmac_file_server.web.body import IBodyConsumer
 from hmac_file_server.web.errors import HTTPError, method_not_allowed
 from hmac_file_server.web.headers import ALLOWED_METHODS, preflight
 from hmac_file_server.web.request import Request
@@ -33,7 +33,7 @@ class Node(Resource):
     def getChild(self, path: bytes, request: Request) -> Node:
         return Node()
 
-    def accept(self, request: Request, length: int | None) -> Upload | None:
+    def accept(self, request: Request, length: int | None) -> IBodyConsumer | None:
         """Decide at the end of the headers.
 
         :param length: of the body in bytes; None if it is chunked.
@@ -53,7 +53,7 @@ class Node(Resource):
             raise HTTPError(400, "body", "a body makes no sense here")
         return None
 
-    def accept_body(self, request: Request, length: int | None) -> Upload:
+    def accept_body(self, request: Request, length: int | None) -> IBodyConsumer:
         """As :meth:`accept`, for a method that brings one.
 
         :raises NoRoom: if it can not fit.

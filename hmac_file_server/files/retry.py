@@ -19,9 +19,6 @@ _log = Logger()
 LONGEST_DELAY = 60.0
 """Seconds; the delay doubles until it gets here."""
 
-InThread = Callable[[Callable[[], Any]], "Deferred[Any]"]
-"""Runs a function in a worker thread; the Deferred fires in the reactor's."""
-
 
 @attrs.frozen
 class RetryPolicy:
@@ -48,20 +45,19 @@ class RetryPolicy:
 class RetryLoop:
     """Runs one upload's steps, one at a time, each again and again until it succeeds or is given up.
 
-    No thread waits: between two tries there is only a timer.
+    Nothing waits: between two tries there is only a timer.
     """
 
-    def __init__(self, policy: RetryPolicy, in_thread: InThread) -> None:
+    def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
-        self._in_thread = in_thread
         self._timer: IDelayedCall | None = None
         self._last: Failure | None = None
         self._waiting: Deferred[None] | None = None
         self._attempts = 0
         self._stopped = False
 
-    def run(self, step: Callable[[], Any], before: Callable[[], None] = lambda: None) -> Deferred[Any]:
-        """Run a blocking step in a thread until it succeeds.
+    def run(self, step: Callable[[], Deferred[Any]], before: Callable[[], None] = lambda: None) -> Deferred[Any]:
+        """Run a step until it succeeds.
 
         :param before: called here before each try; an OSError of it counts as the step's.
         :returns: fires with its result, or fails with the error that can not pass, the last error
@@ -71,24 +67,24 @@ class RetryLoop:
         return self._try(step, before)
 
     def stop(self) -> None:
-        """Try no more. A step that is running in a thread is waited for; then its own outcome counts."""
+        """Try no more. A step that is running is waited for; then its own outcome counts."""
         self._stopped = True
         if self._timer is not None and self._waiting is not None:
             self._timer.cancel()
             self._timer = None
             self._waiting.errback(self._last)
 
-    def _try(self, step: Callable[[], Any], before: Callable[[], None]) -> Deferred[Any]:
+    def _try(self, step: Callable[[], Deferred[Any]], before: Callable[[], None]) -> Deferred[Any]:
         try:
             before()
         except OSError:
             tried: Deferred[Any] = fail()
         else:
-            tried = self._in_thread(step)
+            tried = step()
         return tried.addErrback(self._failed, step, before)
 
     def _failed(
-        self, failure: Failure, step: Callable[[], Any], before: Callable[[], None]
+        self, failure: Failure, step: Callable[[], Deferred[Any]], before: Callable[[], None]
     ) -> Failure | Deferred[Any]:
         error = failure.value
         if self._stopped or not may_pass(error) or self._attempts >= self._policy.retries:

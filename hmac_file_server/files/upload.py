@@ -6,23 +6,20 @@ import errno
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from enum import Enum, auto
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
+from twisted.internet.interfaces import IProducer, IPushProducer
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import Interface, implementer
 
-from hmac_file_server.files.retry import InThread, RetryLoop, RetryPolicy
-from hmac_file_server.resumption.keeper import ISessionKeeper
+from hmac_file_server.files.retry import RetryLoop, RetryPolicy
 from hmac_file_server.slots.path import SlotPath
 from hmac_file_server.slots.signature import Slot
 from hmac_file_server.stores.faults import Crowded, is_full
-from hmac_file_server.stores.local.draft import Chunks, Condition, Draft
-from hmac_file_server.stores.local.sessions import Session
-from hmac_file_server.stores.local.splice import Source
-from hmac_file_server.stores.local.store import LocalStore
-from hmac_file_server.stores.local.threads import Bulk
+from hmac_file_server.stores.interface import Chunks, Condition, IDraft, IStore
 from hmac_file_server.stores.room import Away, NoRoom, Room
+from hmac_file_server.web.body import Broken, IBodyConsumer, ILender, Loan
 
 MEMORY = 32 << 20
 """Bytes that all uploads together gather before they write; many at once write smaller pieces."""
@@ -34,24 +31,34 @@ _CRUMB = 4 << 10
 _WORTHWHILE = 64 << 10
 
 
-class ILender(IPushProducer):
-    """A push producer whose bytes a thread can take from its socket."""
+class Superseded(Exception):
+    """A newer request took the upload's place."""
 
-    def lend() -> Source | None:
-        """Lend the socket to a thread. Nobody else reads it until it is given back.
-
-        :returns: None where that can not be, or would not pay.
-        """
-
-    def watch(ready: Callable[[], None]) -> None:  # noqa: N805  # interfaces have no self
-        """Resume, but read nothing.
-
-        :param ready: told once, when there is something to read.
-        """
+    def __init__(self) -> None:
+        super().__init__("a newer request goes on with this upload")
 
 
-class Broken(Exception):
-    """The client went away before the body was complete."""
+class IUploadWatcher(Interface):
+    """Is told of uploads; what it is told never waits for anything."""
+
+    def begun(upload: Upload) -> None:  # noqa: N805  # methods of an Interface have no self
+        """An upload runs. When somebody else takes its slot it is abandoned with :exc:`Superseded`."""
+
+    def ended(upload: Upload) -> None:  # noqa: N805
+        """It does not run any more."""
+
+
+class State(Enum):
+    """How far an upload is."""
+
+    RECEIVING = auto()
+    """Its body arrives."""
+    COMPLETE = auto()
+    """All of its body has come, and is on its way to the store."""
+    FAILING = auto()
+    """It has failed, and the store is still busy with a step of it."""
+    OVER = auto()
+    """It is stored, or what the store has of it is being dropped, or kept to be resumed."""
 
 
 class Uploads:
@@ -59,27 +66,24 @@ class Uploads:
 
     :param store: where they go.
     :param room: keeps account of the free space.
-    :param in_thread: runs the store's blocking calls.
     :param policy: when a refused step is tried again.
     :param chunk_size: bytes that an upload gathers before it writes them.
-    :param keeper: is told of each, if there is one.
+    :ivar watcher: is told of each, if there is one.
     """
+
+    watcher: IUploadWatcher | None = None
 
     def __init__(
         self,
-        store: LocalStore,
+        store: IStore,
         room: Room,
-        in_thread: InThread,
         policy: RetryPolicy,
         chunk_size: int,
-        keeper: ISessionKeeper | None = None,
     ) -> None:
         self._store = store
         self._room = room
         self._policy = policy
         self._chunk_size = chunk_size
-        self._keeper = keeper
-        self.in_thread = in_thread
         self.active: dict[Upload, None] = {}  # in the order in which they began
         self._by_slot: dict[tuple[bytes, ...], list[Upload]] = {}
         self._idle: Deferred[None] | None = None
@@ -159,8 +163,8 @@ class Uploads:
         self.enter(upload, size)
         upload.doubtful = self._room.doubtful
         self.active[upload] = None
-        if self._keeper is not None:
-            self._keeper.begun(upload)
+        if self.watcher is not None:
+            self.watcher.begun(upload)
 
     def ran_out(self) -> None:
         """Take note that an upload found no room on the disk."""
@@ -173,8 +177,8 @@ class Uploads:
         if not self.active and self._idle is not None:
             idle, self._idle = self._idle, None
             idle.callback(None)
-        if self._keeper is not None:
-            self._keeper.ended(upload)
+        if self.watcher is not None:
+            self.watcher.ended(upload)
 
     def _leave(self, upload: Upload) -> None:
         alike = self._alike(upload)
@@ -197,7 +201,7 @@ class Uploads:
 
     def loop(self) -> RetryLoop:
         """A retry loop for one upload."""
-        return RetryLoop(self._policy, self.in_thread)
+        return RetryLoop(self._policy)
 
     def share(self) -> int:
         """Bytes that each upload may have in hand at the moment; it has so many twice at the most."""
@@ -208,7 +212,7 @@ class Uploads:
         return min(self._chunk_size, self.share())
 
 
-@implementer(IConsumer)
+@implementer(IBodyConsumer)
 class Upload:
     """One request's body on its way to the disk.
 
@@ -216,8 +220,6 @@ class Upload:
 
     :ivar done: fires with None when the file is public and safe; fails with SlotTaken, OSError
         or :exc:`Broken`.
-    :ivar token: names its session, empty if it can not be resumed.
-    :ivar is_new: whether it is the first request of its session.
     :ivar slot: what was signed, where that is known here.
     :ivar client: the address of who sends it.
     :ivar begun: when, in seconds since 1970.
@@ -225,36 +227,42 @@ class Upload:
     """
 
     doubtful = False
-    token = ""
-    is_new = True
     slot: Slot | None = None
     client = ""
     begun = 0.0
 
-    def __init__(self, draft: Draft, uploads: Uploads) -> None:
+    def __init__(self, draft: IDraft, uploads: Uploads) -> None:
         self._draft = draft
         self._uploads = uploads
         self._loop = uploads.loop()
-        self._in_thread = uploads.in_thread
         self._producer: IPushProducer | None = None
         self._lender: ILender | None = None
-        self._source: Source | None = None
+        self._loan: Loan | None = None
         self._is_readable = False
         self._paused = False
         self._is_short = False
         self._gathered: Chunks = []
         self._writing: Chunks = []
         self._gathered_size = 0
-        self._complete = False
+        self._state = State.RECEIVING
         self._running = False
         self._outcome: Failure | None = None
-        self._over = False
         self.done: Deferred[None] = Deferred()
 
     @property
-    def session(self) -> Session | None:
-        """The record of an upload that can be resumed."""
-        return None
+    def begins_early(self) -> bool:
+        """Whether the store should be asked before the body is waited for."""
+        return self.doubtful
+
+    @property
+    def has_right(self) -> bool:
+        """Whether its client has shown that it may store something."""
+        return True
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it goes on with what an earlier request has brought."""
+        return False
 
     @property
     def whole(self) -> bool:
@@ -264,12 +272,7 @@ class Upload:
     @property
     def stored(self) -> bool:
         """Whether it has come to its end, and the file is public by it."""
-        return self.whole and self._over and self._outcome is None
-
-    @property
-    def dropped(self) -> bool:
-        """Whether nobody can go on with it."""
-        return False
+        return self.whole and self._state is State.OVER and self._outcome is None
 
     @property
     def broken(self) -> bool:
@@ -309,7 +312,8 @@ class Upload:
     def unregisterProducer(self) -> None:
         """The body is complete: publish it."""
         self._let_go()
-        self._complete = True
+        if self._state is State.RECEIVING:
+            self._state = State.COMPLETE
         self._proceed()
 
     def begin(self) -> Deferred[None]:
@@ -323,7 +327,7 @@ class Upload:
 
     def write(self, data: bytes) -> None:
         """Take the next bytes of the body."""
-        if self._over or self._outcome is not None:
+        if self._state is not State.RECEIVING:
             return
         gathered = self._gathered
         if len(data) >= _CRUMB:
@@ -350,50 +354,53 @@ class Upload:
 
         :param reason: what ``done`` fails with; :exc:`Broken` by default.
         """
-        if self._over or self._outcome is not None:
+        if self._has_ended:
             return
-        if reason is None and self._complete:
+        if reason is None and self._state is State.COMPLETE:
             # All has come: it is published, but nothing is tried again for a client that has left.
             self._loop.stop()
             return
         self._outcome = Failure(reason or Broken("the client closed the connection"))
         self._let_go()
         if self._running:
+            self._state = State.FAILING
             self._loop.stop()
         else:
             self._end()
 
     def go_on(self) -> None:
         """It may be its turn now."""
-        if self._must_wait or self._outcome is not None:
+        if self._must_wait or self._has_ended:
             return
         if self._paused and self._producer is not None:
             self._resume(self._producer, None)
         self._proceed()
 
     @property
+    def _has_ended(self) -> bool:
+        return self._state in (State.FAILING, State.OVER)
+
+    @property
     def _must_wait(self) -> bool:
-        return self._running or self._over or not self._uploads.is_in_turn(self)
+        return self._running or self._state is State.OVER or not self._uploads.is_in_turn(self)
 
     def _proceed(self) -> None:
         if self._must_wait:
             return
-        if self._complete:
+        if self._state is State.COMPLETE:
             chunks = self._take()
-            self._run(self._draft.finisher(chunks), self._published)
+            self._run(lambda: self._draft.publish(chunks), self._published)
         elif self._is_readable or self._gathered_size >= self._uploads.piece_size():
             self._is_readable = False
             self._write_out(self._take())
 
     def _write_out(self, chunks: Chunks) -> None:
         """Write a piece, and what follows it straight from the socket, as far as it is there already."""
-        lender = self._lender if self._draft.splices else None
-        source = self._source = lender.lend() if lender is not None else None
-        if source is None:
-            self._run(lambda: self._draft.write(chunks))
-        else:
+        lender = self._lender if self._draft.takes_from_sockets else None
+        loan = self._loan = lender.lend() if lender is not None else None
+        if loan is not None:
             self._pause()
-            self._run(Bulk(lambda: self._draft.write(chunks, source)))
+        self._run(lambda: self._draft.write(chunks, loan))
 
     def _readable(self) -> None:
         self._pause()
@@ -433,45 +440,43 @@ class Upload:
     @property
     def waits_for_room(self) -> bool:
         """Whether it goes on as soon as there is room again."""
-        return self._is_short and not self._over and self._outcome is None
+        return self._is_short and not self._has_ended
 
-    def _run(self, step: Callable[[], None], then: Callable[[], None] = lambda: None) -> None:
+    def _run(self, step: Callable[[], Deferred[None]], then: Callable[[], None] = lambda: None) -> None:
         self._running = True
         self._loop.run(step, self.keep_room).addCallbacks(self._succeeded, self._failed, callbackArgs=(then,))
 
     def _succeeded(self, result: None, then: Callable[[], None]) -> None:
         self._running = False
-        source = self._given_back()
+        loan = self._given_back()
         self._stepped()
         then()
-        if self._over:
-            return
-        if self._outcome is not None:
+        if self._state is State.FAILING:
             self._end()
-            return
-        if self._paused and self._producer is not None:
-            self._resume(self._producer, source)
-        self._proceed()
+        elif self._state is not State.OVER:
+            if self._paused and self._producer is not None:
+                self._resume(self._producer, loan)
+            self._proceed()
 
-    def _given_back(self) -> Source | None:
-        source, self._source = self._source, None
-        if source is not None:
-            source.give_back(source)
-        return source
+    def _given_back(self) -> Loan | None:
+        loan, self._loan = self._loan, None
+        if loan is not None:
+            loan.give_back(loan)
+        return loan
 
-    def _resume(self, producer: IPushProducer, source: Source | None) -> None:
-        if source is None or source.taken < _WORTHWHILE or self._lender is None:
+    def _resume(self, producer: IPushProducer, loan: Loan | None) -> None:
+        if loan is None or loan.taken < _WORTHWHILE or self._lender is None:
             self._paused = False
             producer.resumeProducing()
-        elif source.dry:
-            # A client as fast as we are: a thread takes what comes next, too.
+        elif loan.dry:
+            # A client as fast as we are: the store takes what comes next, too.
             self._paused = False
             self._lender.watch(self._readable)
         else:
             self._is_readable = True
 
     def _stepped(self) -> None:
-        """A step on the disk has succeeded."""
+        """A step has succeeded."""
 
     def _published(self) -> None:
         self._outcome = None
@@ -488,7 +493,7 @@ class Upload:
 
     def _end(self) -> None:
         """Close the draft, then tell: an answer goes out when nothing of a failed upload is left."""
-        self._over = True
+        self._state = State.OVER
         chunks = self._writing + self._take()  # What could not be written, if anything, comes first.
         self._let_go()
         outcome = self._outcome
@@ -497,7 +502,7 @@ class Upload:
         else:
             reason = outcome.value
             assert isinstance(reason, Exception)
-            self._in_thread(lambda: self._draft.give_up(chunks, reason)).addBoth(lambda _: self._tell(outcome))
+            self._draft.give_up(chunks, reason).addBoth(lambda _: self._tell(outcome))
 
     def _tell(self, outcome: Failure | None) -> None:
         self.done.callback(outcome)  # type: ignore[arg-type]  # a Failure takes the errback's way

@@ -33,9 +33,10 @@ from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
 from hmac_file_server.address import RedisServer
-from hmac_file_server.files.upload import Upload
-from hmac_file_server.resumption.keeper import SWEEP_SECONDS, FileKeeper, ISessionKeeper, Superseded
-from hmac_file_server.stores.local.sessions import Session, encode
+from hmac_file_server.files.upload import Superseded, Upload
+from hmac_file_server.resumption.keeper import SWEEP_SECONDS, FileKeeper, ISessionKeeper
+from hmac_file_server.resumption.upload import ResumableUpload
+from hmac_file_server.stores.session import Session, encode
 
 _log = Logger()
 
@@ -107,7 +108,7 @@ return {}
 
 
 @attrs.define
-class _Claim:
+class _Lease:
     """An upload that runs here.
 
     :param name: of this upload, in leases.
@@ -156,7 +157,7 @@ class RedisKeeper(Service):
         self._timeout = timeout
         self._is_up = is_up
         self._count_failure = failed
-        self._claims: dict[Upload, _Claim] = {}
+        self._leases: dict[Upload, _Lease] = {}
         self._daemon = f"{socket.gethostname()}:{os.getpid()}"
         self._redis: Any = None
         self._reasons_told: set[str] = set()
@@ -185,21 +186,22 @@ class RedisKeeper(Service):
 
     def begun(self, upload: Upload) -> None:
         self._files.begun(upload)
-        self._claims[upload] = _Claim(upload, f"{self._daemon}:{secrets.token_hex(8)}", time.time())
+        self._leases[upload] = _Lease(upload, f"{self._daemon}:{secrets.token_hex(8)}", time.time())
         if self._news is not None:
             self._news.cancel()
 
     def ended(self, upload: Upload) -> None:
         self._files.ended(upload)
-        claim = self._claims.pop(upload)
-        session = _session(claim)
+        lease = self._leases.pop(upload)
+        session = _session(lease)
         if session is None:
             return
-        if upload.token and not session.complete:
-            # Whether it can be resumed is known to its files alone.
-            self._files.find(upload.token).addCallback(lambda left: self._rests(claim, session, left))
-        elif upload.token or claim.told:
-            self._rests(claim, session, None)
+        resumable = isinstance(upload, ResumableUpload)
+        if isinstance(upload, ResumableUpload) and not session.complete:
+            # Whether it can be resumed is known to its record alone.
+            self._files.find(upload.token).addCallback(lambda left: self._rests(lease, session, left))
+        elif resumable or lease.told:
+            self._rests(lease, session, None)
 
     def kept(self) -> int:
         return self._files.kept()
@@ -213,7 +215,7 @@ class RedisKeeper(Service):
                 anew = not self._connected()
                 if anew:
                     self._redis = await self._connect().addTimeout(REPLY_SECONDS, self._clock)
-                await self._renew(list(self._claims.values()))
+                await self._renew(list(self._leases.values()))
                 if anew:
                     # It may have forgotten what waits, or missed it.
                     self._files.sweep()
@@ -244,31 +246,31 @@ class RedisKeeper(Service):
                     raise
             finally:
                 self._news = None
-            fresh = [claim for claim in self._claims.values() if claim.fresh]
+            fresh = [lease for lease in self._leases.values() if lease.fresh]
             if fresh:
                 await self._renew(fresh)
 
-    async def _renew(self, claims: list[_Claim]) -> None:
-        known = [(claim, session) for claim in claims if (session := _session(claim)) is not None]
+    async def _renew(self, leases: list[_Lease]) -> None:
+        known = [(lease, session) for lease in leases if (session := _session(lease)) is not None]
         keys = [f"{self._prefix}daemon:{self._daemon}"]
-        values: list[Any] = [LEASE_SECONDS, len(self._claims)]
-        for claim, session in known:
-            claim.told = True
+        values: list[Any] = [LEASE_SECONDS, len(self._leases)]
+        for lease, session in known:
+            lease.told = True
             keys += [self._lease_key(session), self._record_key(session)]
-            values += [claim.holder(session), self._record(session, "runs")]
+            values += [lease.holder(session), self._record(session, "runs")]
         lost = await self._redis.eval(_RENEW, keys, values)
-        for claim, _ in known:
-            claim.fresh = False
+        for lease, _ in known:
+            lease.fresh = False
         for index in lost or ():
             known[int(index) - 1][0].upload.abandon(Superseded())
 
-    def _rests(self, claim: _Claim, session: Session, left: Session | None) -> None:
+    def _rests(self, lease: _Lease, session: Session, left: Session | None) -> None:
         """An upload does not run any more.
 
         :param left: what can be resumed of it.
         """
         if self._connected():
-            keys, values = self._at_rest(left or session, claim.holder(session), left is not None)
+            keys, values = self._at_rest(left or session, lease.holder(session), left is not None)
             told: Deferred[Any] = maybeDeferred(self._redis.eval, _REST, keys, values)
             told.addErrback(self._not_told)
 
@@ -281,7 +283,7 @@ class RedisKeeper(Service):
 
     async def _tell_waiting(self) -> None:
         some, self._waiting = self._waiting[:_MOST_AT_ONCE], self._waiting[_MOST_AT_ONCE:]
-        running = {claim.upload.token for claim in self._claims.values()}
+        running = {lease.upload.token for lease in self._leases.values() if isinstance(lease.upload, ResumableUpload)}
         keys: list[str] = []
         values: list[Any] = []
         for session in some:
@@ -341,13 +343,15 @@ class RedisKeeper(Service):
         return json.dumps(json.loads(encode(session)) | {"state": state, "daemon": self._daemon})
 
 
-def _session(claim: _Claim) -> Session | None:
+def _session(lease: _Lease) -> Session | None:
     """What Redis is told of an upload; None while that is not known."""
-    upload = claim.upload
-    if upload.session is not None or upload.slot is None:
+    upload = lease.upload
+    if isinstance(upload, ResumableUpload) and upload.session is not None:
         return upload.session
+    if upload.slot is None:
+        return None
     slot, now = upload.slot, time.time()
-    return Session(claim.name, slot.path, slot.size, slot.media_type, 0, None, upload.client, upload.begun, now)
+    return Session(lease.name, slot.path, slot.size, slot.media_type, 0, None, upload.client, upload.begun, now)
 
 
 def _reason(problem: BaseException) -> tuple[str, str]:

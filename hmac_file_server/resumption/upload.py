@@ -5,20 +5,18 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from hmac_file_server.files.retry import InThread
-from hmac_file_server.files.upload import Upload, Uploads
-from hmac_file_server.resumption.keeper import ISessionKeeper, Superseded
+from hmac_file_server.files.upload import State, Superseded, Upload, Uploads
 from hmac_file_server.slots.signature import Slot
-from hmac_file_server.stores.local.part import Cancelled, KeptDraft, Part
-from hmac_file_server.stores.local.sessions import Held, NoSession, Session, SessionFiles, new_token, same_slot
-from hmac_file_server.stores.local.store import LocalStore
+from hmac_file_server.stores.errors import Cancelled, Held, NoSession
+from hmac_file_server.stores.interface import IPart, ISessions
+from hmac_file_server.stores.session import Part, Session, new_token, same_slot
 
 SAVE_SECONDS = 5.0
 """How long what has come waits at most to be made safe, and to be told."""
@@ -29,6 +27,10 @@ _ASK_EVERY = 1.0
 _PATIENCE = 10.0
 
 T = TypeVar("T")
+
+Step = Callable[[], "Deferred[T]"]
+Run = Callable[[Callable[[], "Deferred[Any]"]], "Deferred[Any]"]
+"""Runs a step, again if it may succeed then."""
 
 
 class Busy(Exception):
@@ -42,15 +44,18 @@ class TooMany(Exception):
 class ResumableUpload(Upload):
     """One request of a resumable upload. It begins with :meth:`Upload.begin`, once.
 
+    :param is_new: whether it is the first request of its session.
     :ivar take: runs the step that takes the session for it.
+    :ivar token: names its session.
+    :ivar part: what the request brings.
     :ivar progress: told of the bytes that are safe, as they become more.
     :ivar closed: fires when it holds nothing any more.
     """
 
-    _draft: KeptDraft
-    take: Callable[[InThread], Deferred[None]]
+    _draft: IPart
+    take: Callable[[Run], Deferred[None]]
 
-    def __init__(self, draft: KeptDraft, uploads: Uploads, clock: IReactorTime, is_new: bool) -> None:
+    def __init__(self, draft: IPart, uploads: Uploads, clock: IReactorTime, is_new: bool) -> None:
         super().__init__(draft, uploads)
         self.progress: Callable[[int], None] = lambda safe: None
         self.token = draft.token
@@ -63,7 +68,20 @@ class ResumableUpload(Upload):
         self.closed: Deferred[None] = Deferred()
 
     @property
+    def begins_early(self) -> bool:
+        return True
+
+    @property
+    def has_right(self) -> bool:
+        return self.is_new or self.session is not None
+
+    @property
+    def goes_on(self) -> bool:
+        return not self.is_new
+
+    @property
     def session(self) -> Session | None:
+        """The record, as soon as it is known."""
         return self._draft.session
 
     @property
@@ -92,7 +110,7 @@ class ResumableUpload(Upload):
         self._save_later()
 
     def _save_later(self) -> None:
-        if self._save_call is None and not self._over:
+        if self._save_call is None and self._state is not State.OVER:
             self._save_call = self._clock.callLater(SAVE_SECONDS, self._save)
 
     def _save(self) -> None:
@@ -100,7 +118,7 @@ class ResumableUpload(Upload):
         self._proceed()
 
     def _proceed(self) -> None:
-        if self._save_is_due and not (self._complete or self._must_wait):
+        if self._save_is_due and self._state is not State.COMPLETE and not self._must_wait:
             self._save_is_due = False
             chunks = self._take()
             self._run(lambda: self._draft.write_safely(chunks))
@@ -119,7 +137,7 @@ class ResumableUpload(Upload):
 
     def _stepped(self) -> None:
         session = self._draft.session
-        if session is not None and session.safe > self._told and not self._over and not self._complete:
+        if session is not None and session.safe > self._told and self._state is State.RECEIVING:
             self._told = session.safe
             self.progress(session.safe)
 
@@ -127,24 +145,18 @@ class ResumableUpload(Upload):
 class Resumables:
     """All resumable uploads of the store.
 
-    :param keeper: is told of each.
-    :param timeout: seconds after which one ends that is not complete.
+    :param kept: tells how many there are, for all that share the store.
     :param clock: for waiting until another process lets go, and for what is done now and then.
+    :ivar timeout: seconds after which one ends that is not complete.
     """
 
-    def __init__(
-        self, store: LocalStore, uploads: Uploads, keeper: ISessionKeeper, clock: IReactorTime, timeout: float
-    ) -> None:
-        self._store = store
+    def __init__(self, sessions: ISessions, uploads: Uploads, kept: Callable[[], int], clock: IReactorTime) -> None:
+        self._sessions = sessions
         self._uploads = uploads
-        self._keeper = keeper
+        self._kept = kept
         self._clock = clock
         self._live: dict[str, ResumableUpload] = {}
-        self.timeout = timeout
-
-    def files(self) -> SessionFiles:
-        """The sessions' files, where they are now."""
-        return SessionFiles(self._store.place, self.timeout)
+        self.timeout = sessions.timeout
 
     def create(self, slot: Slot, part: Part, version: int, digest: bytes | None, client: str) -> ResumableUpload:
         """Begin an upload. What was kept of an earlier one of the slot is dropped, when this one begins.
@@ -156,7 +168,7 @@ class Resumables:
         :raises Away: if the store can not be reached.
         :raises TooMany: if no further one is kept.
         """
-        if self._keeper.kept() >= _MOST_KEPT:
+        if self._kept() >= _MOST_KEPT:
             raise TooMany
         now = time.time()
         token = new_token(slot.path)
@@ -165,23 +177,22 @@ class Resumables:
         )
         alike = [upload for upload in self._live.values() if same_slot(upload.token, token)]
         older = next((upload for upload in reversed(alike) if upload.path == slot.path), None)
-        return self._start(session, part, slot.size, older, Cancelled())
+        return self._start(self._sessions.create(session, part), True, slot.size, older, Cancelled())
 
     def append(self, token: str, part: Part) -> ResumableUpload:
         """Go on with an upload; a request of it that is still running here or elsewhere is ended.
 
-        Fails as :meth:`KeptDraft.begin` says, with :exc:`Busy`, or as the following if the part can not fit.
+        Fails as :class:`IPart` says, with :exc:`Busy`, or as the following if the part can not fit.
 
         :raises NoRoom: if nothing can fit.
         :raises Away: if the store can not be reached.
         """
-        return self._start(token, part, 0, self._live.get(token), Superseded())
+        return self._start(self._sessions.append(token, part), False, 0, self._live.get(token), Superseded())
 
     def _start(
-        self, session: Session | str, part: Part, claim: int, older: ResumableUpload | None, reason: Exception
+        self, draft: IPart, is_new: bool, claim: int, older: ResumableUpload | None, reason: Exception
     ) -> ResumableUpload:
-        draft = KeptDraft(self.files(), session, part)
-        upload = ResumableUpload(draft, self._uploads, self._clock, isinstance(session, Session))
+        upload = ResumableUpload(draft, self._uploads, self._clock, is_new)
         upload.take = lambda run: Deferred.fromCoroutine(self._begun(upload, draft, older, reason, run))
         self._uploads.add(upload, claim)
         self._live[draft.token] = upload
@@ -189,14 +200,9 @@ class Resumables:
         return upload
 
     async def _begun(
-        self,
-        upload: ResumableUpload,
-        draft: KeptDraft,
-        older: ResumableUpload | None,
-        reason: Exception,
-        run: InThread,
+        self, upload: ResumableUpload, draft: IPart, older: ResumableUpload | None, reason: Exception, run: Run
     ) -> None:
-        await self._taken(older, reason, run, draft.begin)
+        await self._taken(older, reason, lambda: run(draft.begin))
         if not upload.is_new:
             # Whoever says how long its part is need not have signed anything: until now that was not worth any room.
             self._uploads.enter(upload, upload.part.size)
@@ -211,13 +217,9 @@ class Resumables:
 
         Fails with NoSession or :exc:`Busy`.
         """
-        return self._take(self._live.get(token), Superseded(), self._uploads.in_thread, lambda: self._look(token))
-
-    def _look(self, token: str) -> Session:
-        files = self.files()
-        session, data = files.hold(token)
-        files.let_go(data)
-        return session
+        return Deferred.fromCoroutine(
+            self._taken(self._live.get(token), Superseded(), lambda: self._sessions.settle(token))
+        )
 
     def cancel(self, token: str) -> Deferred[None]:
         """End an upload, and drop what there is of it. Fails with NoSession or :exc:`Busy`."""
@@ -226,48 +228,31 @@ class Resumables:
     async def _cancelled(self, token: str) -> None:
         live = self._live.get(token)
         try:
-            await self._take(live, Cancelled(), self._uploads.in_thread, lambda: self._drop(token))
+            await self._taken(live, Cancelled(), lambda: self._sessions.drop(token))
         except NoSession:
             if live is None or not live.dropped:
                 raise  # Else the request that ran has seen to it.
 
-    def _drop(self, token: str) -> None:
-        files = self.files()
-        _, data = files.hold(token)
-        try:
-            files.remove(token)
-        finally:
-            files.let_go(data)
-
-    def _take(
-        self, older: ResumableUpload | None, reason: Exception, run: InThread, step: Callable[[], T]
-    ) -> Deferred[T]:
+    async def _taken(self, older: ResumableUpload | None, reason: Exception, step: Step[T]) -> T:
         """Run a step that needs a session for itself, as soon as nobody else has it.
 
         :param older: a request of it that runs here, which is abandoned for the reason.
         """
-        return Deferred.fromCoroutine(self._taken(older, reason, run, step))
-
-    async def _taken(
-        self, older: ResumableUpload | None, reason: Exception, run: InThread, step: Callable[[], T]
-    ) -> T:
         if older is not None:
             older.abandon(reason)
             await _when_closed(older)
-        files = self.files()
         now = self._clock.seconds()
         end, ask = now + _PATIENCE, now
         while True:
             try:
-                result: T = await run(step)
-                return result
+                return await step()
             except Held as held:
-                want, now = functools.partial(files.want, held.token), self._clock.seconds()
+                want, now = functools.partial(self._sessions.want, held.token), self._clock.seconds()
                 if now >= end:
                     raise Busy from None
             if now >= ask:
                 ask = now + _ASK_EVERY
-                await self._uploads.in_thread(want)
+                await want()
             await deferLater(self._clock, _TRY_EVERY, lambda: None)
 
 

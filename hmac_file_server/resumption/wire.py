@@ -6,15 +6,13 @@ and 05, 7 drafts 06 to 08, 8 and 9 the later ones.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import re
 
 import attrs
 from twisted.web.http_headers import Headers
 
-from hmac_file_server.stores.local.sessions import Session
+from hmac_file_server.stores.session import Session
 
 VERSIONS = frozenset({3, 5, 6, 7, 8, 9})
 """The interop versions that are spoken."""
@@ -31,7 +29,6 @@ PARTIAL = b"application/partial-upload"
 _VERSION_3, _VERSION_5, _VERSION_6, _VERSION_7 = 3, 5, 6, 7
 _BOOLEAN = re.compile(rb"\?([01])[ \t]*(?:;.*)?\Z")
 _INTEGER = re.compile(rb"([0-9]{1,15})[ \t]*(?:;.*)?\Z")
-_SHA256 = re.compile(rb"(?:\A|,)[ \t]*sha-256=:([A-Za-z0-9+/=]*):[ \t]*(?:;[^,]*)?(?=,|\Z)")
 _PROBLEMS = "https://iana.org/assignments/http-problem-types#"
 
 
@@ -61,23 +58,6 @@ def asked_integer(headers: Headers, name: bytes) -> int | None:
     return None if found is None else int(found)
 
 
-def asked_digest(headers: Headers, name: bytes) -> bytes | None:
-    """The SHA-256 of a ``Repr-Digest`` or ``Content-Digest`` (RFC 9530); other algorithms are passed over.
-
-    :raises ValueError: if it is no SHA-256.
-    """
-    found = _SHA256.findall(b",".join(headers.getRawHeaders(name, ())))
-    if not found:
-        return None
-    try:
-        digest = base64.b64decode(found[-1], validate=True)  # Of several the last one counts, RFC 9651, section 3.2.
-    except binascii.Error:
-        digest = b""
-    if len(digest) != 32:
-        raise ValueError(f"the sha-256 of {name.decode()} is not one")
-    return digest
-
-
 def _item(headers: Headers, name: bytes, form: re.Pattern[bytes]) -> bytes | None:
     values = headers.getRawHeaders(name, ())
     found = form.match(values[0].strip()) if len(values) == 1 else None
@@ -85,7 +65,7 @@ def _item(headers: Headers, name: bytes, form: re.Pattern[bytes]) -> bytes | Non
 
 
 @attrs.frozen
-class Limits:
+class UploadLimits:
     """What an upload resource can take.
 
     :param max_size: bytes of a file; 0 for whatever was signed.
@@ -125,7 +105,7 @@ def state(version: int, session: Session) -> dict[bytes, bytes]:
     return completeness(version, session.complete) | {b"Upload-Offset": b"%d" % session.safe}
 
 
-def status(version: int, session: Session, limits: Limits, now: float) -> dict[bytes, bytes]:
+def status(version: int, session: Session, limits: UploadLimits, now: float) -> dict[bytes, bytes]:
     """The answer to a HEAD.
 
     :param now: seconds since 1970.
@@ -136,7 +116,7 @@ def status(version: int, session: Session, limits: Limits, now: float) -> dict[b
     return headers | {b"Cache-Control": b"no-store"}
 
 
-def offered(version: int, location: bytes, limits: Limits) -> dict[bytes, bytes]:
+def offered(version: int, location: bytes, limits: UploadLimits) -> dict[bytes, bytes]:
     """The 104 that names the upload resource."""
     headers = {b"Upload-Draft-Interop-Version": b"%d" % version, b"Location": location}
     return headers | limits.header(version)

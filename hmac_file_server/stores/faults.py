@@ -69,14 +69,6 @@ class Crowded(OSError):
         super().__init__(errno.ENOSPC, reason)
 
 
-class BadName(Exception):
-    """The file system can not hold a file of this name."""
-
-
-class TooLong(Exception):
-    """The file system can not hold a file of this length."""
-
-
 def may_pass(error: BaseException | None) -> bool:
     """Whether the same step can succeed later: the disk may get room, a network file system may come back."""
     return isinstance(error, OSError) and not isinstance(error, NotDurable) and error.errno in _MAY_PASS
@@ -100,19 +92,6 @@ def is_gone(error: OSError) -> bool:
 def refuses_name(error: OSError) -> bool:
     """Whether it may be the name that the file system does not like."""
     return error.errno in _ABOUT_NAMES
-
-
-def at(error: OSError, folder: int, name: bytes = b"") -> OSError:
-    """The same error, which names where it happened.
-
-    :param folder: descriptor of the folder.
-    :param name: of what is in it.
-    """
-    try:
-        where = os.readlink(f"/proc/self/fd/{folder}")
-    except OSError:  # Without /proc; then the line is less clear.
-        return error
-    return OSError(error.errno, error.strerror, os.path.join(where, os.fsdecode(name)) if name else where)
 
 
 def where(error: OSError) -> str:

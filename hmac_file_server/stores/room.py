@@ -35,7 +35,7 @@ class Space:
     full: bool = False
 
 
-class Claim(Protocol):
+class Claimant(Protocol):
     """An upload that runs."""
 
     @property
@@ -71,12 +71,12 @@ class Room:
         """Whether no upload can be taken."""
         return bool(self.away) or self.doubtful or self.full
 
-    def found(self, space: Space, running: Iterable[Claim]) -> None:
+    def found(self, space: Space, running: Iterable[Claimant]) -> None:
         """Take note of what the file system says, and of what is still to come."""
         self.free = space.free
         self.full = space.full or (space.free is not None and space.free <= self._min_free)
         self.ran_out = space.full
-        self.claimed = sum(claim.owed for claim in running)
+        self.claimed = sum(upload.owed for upload in running)
         self.away, self.doubtful = "", False
 
     def lost(self, reason: str, lasting: bool = False) -> None:

@@ -7,11 +7,11 @@ import select
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.interfaces import IDelayedCall
-from zope.interface import implementer
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IConsumer, IDelayedCall, IPushProducer
+from zope.interface import Attribute, implementer
 
-from hmac_file_server.files.upload import ILender
-from hmac_file_server.stores.local.splice import Source
 from hmac_file_server.web.pace import of_body
 from hmac_file_server.web.sockets import READ, duplicate, has_plain_socket, unread
 
@@ -23,8 +23,68 @@ _LOAN, _SMALLEST_LOAN = 4 << 20, 64 << 10
 _HANGUP_CHECK = 1.0
 
 
+class Broken(Exception):
+    """The client went away before the body was complete."""
+
+
+@attrs.define(eq=False)
+class Loan:
+    """A socket that somebody else may take bytes from while nobody reads it here.
+
+    :param descriptor: the socket's, which does not block.
+    :param most: bytes to take at the most.
+    :param give_back: ends the loan; for the thread that lent it.
+    :ivar taken: bytes that were.
+    :ivar dry: whether there was nothing more for the moment.
+    """
+
+    descriptor: int
+    most: int
+    give_back: Callable[[Loan], None]
+    taken: int = 0
+    dry: bool = False
+
+    @property
+    def left(self) -> int:
+        """Bytes that may still be taken."""
+        return 0 if self.dry else self.most - self.taken
+
+
+class ILender(IPushProducer):
+    """A push producer whose bytes can be taken straight from its socket."""
+
+    def lend() -> Loan | None:
+        """Lend the socket. Nobody else reads it until it is given back.
+
+        :returns: None where that can not be, or would not pay.
+        """
+
+    def watch(ready: Callable[[], None]) -> None:  # noqa: N805  # interfaces have no self
+        """Resume, but read nothing.
+
+        :param ready: told once, when there is something to read.
+        """
+
+
+class IBodyConsumer(IConsumer):
+    """Takes the body of a request. ``unregisterProducer`` says that all of it has come."""
+
+    done: Deferred[None] = Attribute("fires when all has been done with the body, or fails with why it was not")
+    share: int = Attribute("bytes that it should be given at once, at the most, as things are")
+    begins_early: bool = Attribute("whether it must begin before the first byte has come")
+
+    def begin() -> Deferred[None]:
+        """Get ready for the first byte; ``done`` fails if that can not be."""
+
+    def abandon(reason: Exception | None = None) -> None:  # noqa: N805
+        """The rest will never come.
+
+        :param reason: :exc:`Broken` by default.
+        """
+
+
 @implementer(ILender)
-class Flow:
+class IncomingBody:
     """The body of a request as a push producer: pausing it stops reading from the client.
 
     While it is paused the reactor would not notice that the client leaves, so the socket is asked now
@@ -45,7 +105,7 @@ class Flow:
         self._pace = of_body(request, channel.timeoutConnection)
         self._pace.go()
         self._check: IDelayedCall | None = None
-        self._loan: Source | None = None
+        self._loan: Loan | None = None
         self.ended = False
 
     def pauseProducing(self) -> None:
@@ -66,7 +126,7 @@ class Flow:
     def stopProducing(self) -> None:
         self._transport.loseConnection()
 
-    def lend(self) -> Source | None:
+    def lend(self) -> Loan | None:
         # The last byte comes the usual way, with all that follows from it.
         most = min(self._channel.body_left - 1, _LOAN)
         if self.ended or most < _SMALLEST_LOAN or not has_plain_socket(self._transport):
@@ -77,10 +137,10 @@ class Flow:
             return None
         # The channel, too, may resume the transport.
         self._transport.doRead = self._transport.pauseProducing
-        self._loan = Source(descriptor, most, self._given_back)
+        self._loan = Loan(descriptor, most, self._given_back)
         return self._loan
 
-    def _given_back(self, source: Source) -> None:
+    def _given_back(self, source: Loan) -> None:
         self._loan = None
         os.close(source.descriptor)
         vars(self._transport).pop("doRead", None)

@@ -81,7 +81,7 @@ class Channel(HTTPChannel):
     def _count(self) -> None:
         """Have it counted, or refuse it if it is one too many."""
         try:
-            self.counted_as = self.site.crowd.connected(self.peer)
+            self.counted_as = self.site.connections.connected(self.peer)
         except HTTPError as error:
             self.site.turned_away(self.peer.address, error)
             self._say_and_close(error)
@@ -98,7 +98,7 @@ class Channel(HTTPChannel):
                 self._timer.cancel()
                 self._timer = None
             if self.counted_as is not None:
-                self.site.crowd.gone(self.counted_as)
+                self.site.connections.gone(self.counted_as)
             self.site.closed(self)
 
     def getPeer(self) -> IAddress:
@@ -191,7 +191,7 @@ class Channel(HTTPChannel):
         """Look at the first bytes of all."""
         self._heard = True
         if self.site.limits.proxies.proxy_protocol and self.counted_as is not None:
-            self.site.crowd.gone(self.counted_as)
+            self.site.connections.gone(self.counted_as)
             self.counted_as = None
             self._address = self.transport.getPeer()
             self.peer = Peer.of(self._address, self.site.limits.proxies.trusted)

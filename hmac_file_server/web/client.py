@@ -10,7 +10,7 @@ import attrs
 from twisted.internet.interfaces import IAddress
 from twisted.web.http_headers import Headers
 
-from hmac_file_server.address import Network
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from twisted.web.http import datetimeToString, stringToDatetime
 from twisted.web.http_headers import Headers
 
-from hmac_file_server.stores.local.draft import Condition
-from hmac_file_server.stores.local.store import StoredFile
+
+class Representation(Protocol):
+    """What there is at a URL (RFC 9110, section 3.2)."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    @property
+    def mtime_ns(self) -> int:
+        """When the last byte was written, in nanoseconds since 1970."""
+
 
 Range = tuple[int, int]
 """Offset and length in bytes."""
@@ -32,13 +42,9 @@ class Unsatisfiable(Exception):
     """No requested range lies in the file: 416."""
 
 
-def etag(file: StoredFile) -> bytes:
+def etag(file: Representation) -> bytes:
     """A strong validator: it is another one if a byte is another one, for a path is never reused."""
-    return _tag(file.mtime_ns, file.size)
-
-
-def _tag(mtime_ns: int, size: int) -> bytes:
-    return b'"%x-%x"' % (mtime_ns, size)
+    return b'"%x-%x"' % (file.mtime_ns, file.size)
 
 
 def modified(mtime_ns: int) -> int:
@@ -46,12 +52,12 @@ def modified(mtime_ns: int) -> int:
     return min(mtime_ns // 1_000_000_000, int(time.time()))
 
 
-def last_modified(file: StoredFile) -> bytes:
+def last_modified(file: Representation) -> bytes:
     """The file's time as an HTTP date."""
     return bytes(datetimeToString(modified(file.mtime_ns)))
 
 
-def precondition_status(headers: Headers, file: StoredFile) -> int:
+def precondition_status(headers: Headers, file: Representation) -> int:
     """200 to go on, else 304 or 412, for a GET or HEAD (RFC 9110, section 13.2.2)."""
     tag, time_ = etag(file), modified(file.mtime_ns)
     if not _is_the_one(headers, tag, time_):
@@ -65,15 +71,15 @@ def precondition_status(headers: Headers, file: StoredFile) -> int:
     return 200
 
 
-def condition_of_put(headers: Headers) -> Condition:
+def condition_of_put(headers: Headers) -> Callable[[Representation | None], bool]:
     """Whether a PUT may go on (RFC 9110, section 13.2.2), beside what there is at its path."""
 
-    def holds(there: os.stat_result | None) -> bool:
+    def holds(there: Representation | None) -> bool:
         if there is None:
             return not headers.hasHeader(b"If-Match")
-        tag = _tag(there.st_mtime_ns, there.st_size)
+        tag = etag(there)
         none_match = headers.getRawHeaders(b"If-None-Match", ())
-        return _is_the_one(headers, tag, modified(there.st_mtime_ns)) and not _matches(none_match, tag, weak=True)
+        return _is_the_one(headers, tag, modified(there.mtime_ns)) and not _matches(none_match, tag, weak=True)
 
     return holds
 
@@ -86,7 +92,7 @@ def _is_the_one(headers: Headers, tag: bytes, time_: int) -> bool:
     return unmodified_since is None or time_ <= unmodified_since
 
 
-def requested_ranges(headers: Headers, file: StoredFile) -> list[Range] | None:
+def requested_ranges(headers: Headers, file: Representation) -> list[Range] | None:
     """What of the file a GET asks for; None for all of it.
 
     A Range header that is malformed, of another unit, or that asks for more ranges than is sane
@@ -137,7 +143,7 @@ def _choose(first: bytes, last: bytes, size: int) -> Range | None:
     return offset, end - offset + 1
 
 
-def _if_range_holds(headers: Headers, file: StoredFile) -> bool:
+def _if_range_holds(headers: Headers, file: Representation) -> bool:
     values = headers.getRawHeaders(b"If-Range")
     if values is None:
         return True

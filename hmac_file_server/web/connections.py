@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 import attrs
 
-from hmac_file_server.daemon.share import NOTHING, Share
 from hmac_file_server.web.client import Peer, Proxies, one_user, speaks_for_others
 from hmac_file_server.web.errors import HTTPError, unavailable
 
@@ -31,7 +31,19 @@ class Limits:
     proxies: Proxies = Proxies()
 
 
-class Crowd:
+@attrs.frozen
+class Counts:
+    """Who is there.
+
+    :param connections: that are open.
+    :param by_user: connections, and requests through proxies, by user.
+    """
+
+    connections: int = 0
+    by_user: Mapping[str, int] = attrs.field(factory=dict)
+
+
+class Connections:
     """Who is there: connections by user, and requests by the user that a proxy named.
 
     :ivar elsewhere: who is there in the other workers, as of late.
@@ -39,16 +51,14 @@ class Crowd:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self.elsewhere = NOTHING
+        self.elsewhere = Counts()
         self._connections = 0
         self._by_user: Counter[str] = Counter()
 
-    def share(self, claimed: int) -> Share:
-        """What this process has of what is bounded.
-
-        :param claimed: bytes of the store's free space.
-        """
-        return Share(self._connections, self._by_user, claimed)
+    @property
+    def counts(self) -> Counts:
+        """Who is there in this process."""
+        return Counts(self._connections, self._by_user)
 
     def connected(self, peer: Peer) -> str:
         """Count a connection.

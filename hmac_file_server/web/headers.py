@@ -1,12 +1,8 @@
-"""Response headers: CORS for every answer, and what keeps an uploaded file from doing harm."""
+"""Response headers: CORS, and what keeps an answer from doing harm."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from urllib.parse import quote
-
-from hmac_file_server import media_types
 
 ALLOWED_METHODS = b"OPTIONS, HEAD, GET, PUT"
 
@@ -21,12 +17,10 @@ EVERYWHERE = {
 }
 """On every answer, errors too: else a browser shows a refusal as a network failure."""
 
-_POLICY = b"default-src 'none'; frame-ancestors 'none'; sandbox"
-# A browser shows a picture or plays a film in a page of its own making, which the file's policy binds, too.
-_PICTURE_POLICY = _POLICY + b"; img-src 'self'; style-src 'unsafe-inline'"
-_MEDIA_POLICY = _POLICY + b"; media-src 'self'"
+POLICY = b"default-src 'none'; frame-ancestors 'none'; sandbox"
+"""What a browser may do with an answer: nothing (Content Security Policy Level 3)."""
 
-NOTHING_RUNS = {b"Content-Security-Policy": _POLICY}
+NOTHING_RUNS = {b"Content-Security-Policy": POLICY}
 """On every answer that has no policy of its own."""
 
 _ALLOWED_HEADERS = (
@@ -34,31 +28,6 @@ _ALLOWED_HEADERS = (
     b"If-Unmodified-Since, Upload-Complete, Upload-Incomplete, Upload-Offset, Upload-Length, "
     b"Upload-Draft-Interop-Version, Repr-Digest, Content-Digest"
 )
-
-CACHE = b"public, max-age=31536000, immutable"
-"""A file under a random path never changes (RFC 8246)."""
-
-_CODE = re.compile(rb"(application|text)/((x-)?(java|ecma|j|live)script[\d.]*|json|css|wasm)|.*\+json")
-"""What pages of the same host could use as a script, module, worker or stylesheet, though it is saved when opened."""
-
-_PICTURES = frozenset(
-    b"""
-    image/apng image/avif image/bmp image/gif image/heic image/heic-sequence image/heif image/heif-sequence image/jp2
-    image/jpeg image/jpg image/jxl image/pjpeg image/png image/tiff image/vnd.microsoft.icon image/webp image/x-icon
-    image/x-ms-bmp
-    """.split()
-)
-_MEDIA = frozenset(
-    b"""
-    application/ogg
-    audio/3gpp audio/3gpp2 audio/aac audio/aiff audio/amr audio/amr-wb audio/basic audio/flac audio/m4a audio/matroska
-    audio/midi audio/mp3 audio/mp4 audio/mpeg audio/ogg audio/opus audio/vnd.wave audio/wav audio/wave audio/webm
-    audio/x-aac audio/x-aiff audio/x-caf audio/x-flac audio/x-m4a audio/x-matroska audio/x-mp3 audio/x-wav
-    video/3gpp video/3gpp2 video/matroska video/mp2t video/mp4 video/mpeg video/ogg video/quicktime video/webm
-    video/x-m4v video/x-matroska
-    """.split()
-)
-"""Types that a browser can show without running anything, beside plain text; all others are saved, not shown."""
 
 
 def lines(headers: Mapping[bytes, bytes]) -> bytes:
@@ -76,39 +45,3 @@ def preflight(methods: bytes) -> dict[bytes, bytes]:
         b"Access-Control-Allow-Headers": _ALLOWED_HEADERS,
         b"Access-Control-Max-Age": b"7200",
     }
-
-
-def file_headers(stored: bytes | None, name: str) -> dict[bytes, bytes]:
-    """Headers that let a stranger's file be shown or saved, but never run.
-
-    :param stored: the type that is kept with the file, if any.
-    :param name: the file's name, whose extension tells the type otherwise.
-    """
-    media_type = media_types.parse(stored) if stored else media_types.of_name(name)
-    essence, semicolon, _ = media_type.partition(b";")
-    kind, policy = b"inline", _POLICY
-    if essence in _PICTURES:
-        policy = _PICTURE_POLICY
-    elif essence in _MEDIA:
-        policy = _MEDIA_POLICY
-    elif essence == b"text/plain":
-        # Without it browsers take Latin-1.
-        media_type = media_type if semicolon else b"text/plain; charset=utf-8"
-    else:
-        kind = b"attachment"
-        if _CODE.fullmatch(essence):
-            media_type = media_types.UNKNOWN
-    return {
-        b"Content-Security-Policy": policy,
-        b"Content-Type": media_type,
-        b"Content-Disposition": disposition(kind, name),
-        b"Cache-Control": CACHE,
-        b"Accept-Ranges": b"bytes",
-    }
-
-
-def disposition(kind: bytes, name: str) -> bytes:
-    """A Content-Disposition with a ``filename`` for old clients and a ``filename*`` (RFC 6266, section 4.3)."""
-    plain = re.sub(r'[^ -~]|["\\%]', "_", name).encode("ascii")
-    exact = quote(name, safe="!#$&+^`|").encode("ascii")
-    return b"%b; filename=\"%b\"; filename*=UTF-8''%b" % (kind, plain, exact)

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from hmac_file_server.address import Network
-from hmac_file_server.web.client import one_user
+from hmac_file_server.web.client import Network, one_user
 
 _log = Logger()
 

@@ -20,8 +20,7 @@ from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import NO_BODY_CODES, datetimeToString, parse_qs
 
-from hmac_file_server.files.upload import Broken, Upload
-from hmac_file_server.web.body import Flow
+from hmac_file_server.web.body import Broken, IBodyConsumer, IncomingBody
 from hmac_file_server.web.client import client_address, is_loopback, names_loopback, was_passed_on
 from hmac_file_server.web.errors import MALFORMED, HTTPError
 from hmac_file_server.web.headers import EVERYWHERE, NOTHING_RUNS, lines
@@ -65,13 +64,13 @@ class Request(server.Request):
     channel: Channel
     transport: Any
     prepath: list[bytes] | None = None
-    body: Upload | None = None
+    body: IBodyConsumer | None = None
     error: HTTPError | None = None
     body_received = 0
     is_here = False
     started = 0.0
-    _resource: Any = None
-    _flow: Flow | None = None
+    _resource: Any = None  # an IDecider
+    _incoming: IncomingBody | None = None
     _counted_as = ""
     _drained = False
     _drain_most = 0
@@ -101,7 +100,7 @@ class Request(server.Request):
             if channel.peer.trusted and self.says_any(_FORWARDED):
                 trusted = self.site.limits.proxies.trusted
                 self.client_address = client_address(self.client, self.requestHeaders, trusted)
-                self._counted_as = self.site.crowd.arrived(self.client_address)
+                self._counted_as = self.site.connections.arrived(self.client_address)
             elif self.says_any(_NAME_CLIENTS) and not self.site.limits.proxies.proxy_protocol:
                 hints = self.site.hints
                 (hints.unnamed if channel.peer.trusted else hints.untrusted)(self.client_address)
@@ -121,31 +120,31 @@ class Request(server.Request):
         if bad_host or not (self.path.startswith(b"/") or self.path == b"*"):
             raise MALFORMED.having({})  # A new one: a shared one would keep every request that raised it.
 
-    def _receive(self, body: Upload, length: int | None) -> None:
+    def _receive(self, body: IBodyConsumer, length: int | None) -> None:
         channel = self.channel
         expected = large = False
         if length and not self.is_here:
             large = length > _LARGE_BODY
             body.done.addErrback(self._upload_failed)
-            self._flow = Flow(self, large=large)
-            body.registerProducer(self._flow, True)
+            self._incoming = IncomingBody(self, large=large)
+            body.registerProducer(self._incoming, True)
             channel.setTimeout(self.site.limits.upload_timeout)
-            self._flow.size_reads(body.share)
+            self._incoming.size_reads(body.share)
             expected = self.requestHeaders.hasHeader(b"Expect") and channel.expects_continue(self)
             if expected:
                 # Not by twisted.web, which would send it before the store has been asked.
                 self.requestHeaders.removeHeader(b"Expect")
                 # Meanwhile it is us who the client waits for: its timeouts do not run.
-                self._flow.pauseProducing()
-        if expected or body.token or body.doubtful or large:
+                self._incoming.pauseProducing()
+        if expected or body.begins_early or large:
             body.begin().addCallback(self._begun, expected)
 
     def _begun(self, _: None, expected: bool) -> None:
         if self._disconnected or self.error is not None:
             return
         self._resource.begun(self)
-        if expected and self._flow is not None:
-            self._flow.resumeProducing()
+        if expected and self._incoming is not None:
+            self._incoming.resumeProducing()
             self.channel._send100Continue()
 
     def _refuse(self, error: HTTPError, length: int | None) -> None:
@@ -181,8 +180,8 @@ class Request(server.Request):
                 self.channel.loseConnection()
         elif self.body is not None:
             self.body.write(data)
-            if self._flow is not None:
-                self._flow.size_reads(self.body.share)
+            if self._incoming is not None:
+                self._incoming.size_reads(self.body.share)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         if self._drained:
@@ -194,13 +193,13 @@ class Request(server.Request):
         self.process()
 
     def _end_flow(self, lost: bool = False) -> None:
-        flow, self._flow = self._flow, None
-        if flow is not None:
-            flow.end(lost)
+        incoming, self._incoming = self._incoming, None
+        if incoming is not None:
+            incoming.end(lost)
 
     def _upload_failed(self, failure: Failure) -> Failure | None:
         """Answer at once where the body is still arriving; after it, the resource does."""
-        if self._flow is None:
+        if self._incoming is None:
             return failure
         self._end_flow()
         self._answer_early(self._resource.explain(self, failure))
@@ -356,7 +355,7 @@ class Request(server.Request):
             self.error = self._resource.explain(self, failure)
 
     def _let_go(self) -> None:
-        self.site.crowd.left(self._counted_as)
+        self.site.connections.left(self._counted_as)
         self._counted_as = ""
         if self._drain_timer is not None and self._drain_timer.active():
             self._drain_timer.cancel()

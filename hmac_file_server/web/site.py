@@ -10,7 +10,7 @@ from twisted.web import server
 from twisted.web.resource import IResource
 
 from hmac_file_server.web.channel import Channel
-from hmac_file_server.web.connections import Crowd, Limits
+from hmac_file_server.web.connections import Connections, Limits
 from hmac_file_server.web.errors import HTTPError, unavailable
 from hmac_file_server.web.hints import Hints
 from hmac_file_server.web.request import Request
@@ -49,7 +49,7 @@ class Site(server.Site):
     ) -> None:
         super().__init__(resource, timeout=limits.idle_timeout, reactor=clock, parsePOSTFormSubmission=False)
         self.limits = limits
-        self.crowd = Crowd(limits)
+        self.connections = Connections(limits)
         self.draining = False
         self._ended = ended
         self.turned_away = turned_away

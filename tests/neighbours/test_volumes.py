@@ -12,9 +12,11 @@ import attrs
 import pytest
 
 from hmac_file_server.slots.path import SlotPath, slot_path
+from hmac_file_server.stores.errors import Held, NoSuchFile
+from hmac_file_server.stores.local.disk import Disk
 from hmac_file_server.stores.local.folders import names_in
-from hmac_file_server.stores.local.sessions import Held, Session, SessionFiles, new_token
-from hmac_file_server.stores.local.store import LocalStore, NoSuchFile
+from hmac_file_server.stores.local.sessions import SessionFiles
+from hmac_file_server.stores.session import Session, new_token
 from tests.neighbours.resumable import BODY, Resumable, ask
 from tests.neighbours.volumes import JuiceFS, SeaweedFS, Volume
 from tests.support import DEADLINE, Daemon, eventually, missing, need
@@ -136,7 +138,7 @@ def test_taken_over_while_it_runs(volume: Volume, machines: list[Daemon]) -> Non
 def test_replaced_and_removed_while_it_is_open(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     """JuiceFS takes away what another mount has open. A record is asked for again then, and a file is not there."""
     with contextlib.ExitStack() as closing:
-        stores = [closing.enter_context(contextlib.closing(LocalStore(str(each / "store")))) for each in volume.mounts]
+        stores = [closing.enter_context(contextlib.closing(Disk(str(each / "store")))) for each in volume.mounts]
         here, there = [SessionFiles(store.place, 3600.0) for store in stores]
         path = slot_path([b"slot", b"file.bin"])
         session = Session(new_token(path), path, 10, None, 8, None, "192.0.2.1", begun=here.now(), touched=here.now())
@@ -165,7 +167,7 @@ def can_be_held(files: SessionFiles, token: str) -> bool:
 def test_seen_while_it_arrives(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that another machine has seen among the drafts can be opened there when it is published."""
     with contextlib.ExitStack() as closing:
-        here, there = [closing.enter_context(contextlib.closing(LocalStore(str(m / "store")))) for m in volume.mounts]
+        here, there = [closing.enter_context(contextlib.closing(Disk(str(m / "store")))) for m in volume.mounts]
         path, body = slot_path([b"slot", b"file.bin"]), os.urandom(LARGE)
         real = os.fsync
 
@@ -181,13 +183,13 @@ def test_seen_while_it_arrives(volume: Volume, monkeypatch: pytest.MonkeyPatch) 
         eventually(lambda: content(there, path) == body)
 
 
-def has_draft(store: LocalStore) -> bool:
+def has_draft(store: Disk) -> bool:
     """Whether there is an unfinished file, and can be looked at."""
     names = [name for name in names_in(store.place.root) if name.endswith(b".part")]
     return any(os.stat(name, dir_fd=store.place.root) for name in names)
 
 
-def content(store: LocalStore, path: SlotPath) -> bytes:
+def content(store: Disk, path: SlotPath) -> bytes:
     """What is in a file; nothing if there is none."""
     try:
         file = store.open(path)

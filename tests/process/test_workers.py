@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from hmac_file_server.daemon.processors import processors
+from hmac_file_server.processors import processors
 from tests.support import Answer, Daemon, Wire, eventually, free_port, need, put_head, put_target
 
 MakeDaemon = Callable[..., Daemon]

@@ -13,25 +13,21 @@ from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar
 
 from hmac_file_server.slots.path import RESERVED, SlotPath
-from hmac_file_server.stores.faults import BadName, NotDurable, TooLong, at, is_gone, may_pass, refuses_name
-from hmac_file_server.stores.local.flush import Steps, Stepwise, Wish, run_alone
-from hmac_file_server.stores.local.folders import Folders, may_write
+from hmac_file_server.stores.errors import BadName, SlotTaken, TooLong, Unmet, WrongFile
+from hmac_file_server.stores.faults import NotDurable, is_gone, may_pass, refuses_name
+from hmac_file_server.stores.interface import Chunks, Condition, Present, Source
+from hmac_file_server.stores.local.flush import Steps, Stepwise, Unflushed, run_alone
+from hmac_file_server.stores.local.folders import Folders, at, may_write
 from hmac_file_server.stores.local.place import Place
 from hmac_file_server.stores.local.rename import move
 from hmac_file_server.stores.local.reserve import check_length, reserve
-from hmac_file_server.stores.local.splice import Pipe, Source
+from hmac_file_server.stores.local.splice import Pipe
 from hmac_file_server.stores.local.temporary import Temporary
 
 MIME_TYPE = "user.mime_type"
 """The extended attribute that keeps a verified type (freedesktop.org, Shared MIME-info)."""
 
-Chunks = list[bytes | bytearray]
-"""Pieces of a body in their order."""
-
-Condition = Callable[[os.stat_result | None], bool]
-"""Whether to store a file where the slot's path has this one, or none."""
-
-_Asking = Generator[Wish, None, bool]
+_Asking = Generator[Unflushed, None, bool]
 
 T = TypeVar("T")
 
@@ -42,18 +38,6 @@ _BLOCK = 1 << 20
 _VECTORS = 512
 _WORTH_FLUSHING = 4 << 20
 _TRIES = 100
-
-
-class SlotTaken(Exception):
-    """Another file, with other bytes, already has the slot's path."""
-
-
-class Unmet(Exception):
-    """The slot's path has a file, or has none, against the client's condition."""
-
-
-class WrongFile(Exception):
-    """The whole file is not the one that the client's digest is of (RFC 9530)."""
 
 
 class Draft:
@@ -73,8 +57,7 @@ class Draft:
     digests: Sequence[bytes] = ()
 
     def __init__(self, place: Place, path: SlotPath, size: int, media_type: bytes | None) -> None:
-        if path is not None:
-            place.names.check(path.segments)
+        place.names.check(path.segments)
         self._place = place
         self._path = path
         self._size = size
@@ -89,6 +72,7 @@ class Draft:
         self._reserved = 0
         self.claimed = 0
         self._is_large = False
+        self._start, self._end = 0, size
         self._written = 0
         self._flush_begun = 0
 
@@ -98,14 +82,14 @@ class Draft:
         return max(0, self.claimed - max(self._reserved, self.position))
 
     @property
-    def path(self) -> SlotPath | None:
-        """The slot's; None while that is not known."""
+    def path(self) -> SlotPath:
+        """The slot's."""
         return self._path
 
     @property
     def end(self) -> int:
         """Where in the file the request's last byte goes."""
-        return self._size
+        return self._end
 
     @property
     def splices(self) -> bool:
@@ -115,7 +99,17 @@ class Draft:
     @property
     def position(self) -> int:
         """Where in the file the next byte goes."""
-        return self._written
+        return self._start + self._written
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether it has its file."""
+        return self._file is not None
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it goes on with a copy, which was made where the file belongs."""
+        return self._original is not None
 
     def begin(self) -> None:
         """Make the file, and look whether the slot is free and can be written to.
@@ -127,6 +121,26 @@ class Draft:
         """
         if self._file is None:
             self._file = self._with_folders(self._look_and_make)
+
+    def adopt(self, file: int, start: int, end: int) -> None:
+        """Have a file that was made by others, of which only a part is to come.
+
+        :param file: its descriptor, which is the draft's from now on.
+        :param start: where in the file the part begins.
+        :param end: and where it ends.
+        """
+        # What came before it is not at hand to be written again.
+        self._kept = None
+        self._file, self._start, self._end = file, start, end
+
+    def prepare(self) -> None:
+        """Keep the first room, and keep with the file what is known of it."""
+        self._prepare(self._opened)
+
+    def drop(self) -> None:
+        """Undo :meth:`adopt`."""
+        file, self._file, self._reserved = self._opened, None, 0
+        os.close(file)
 
     def write(self, chunks: Chunks, source: Source | None = None) -> None:
         """Append the chunks; those that are on the file are removed from the list.
@@ -193,7 +207,7 @@ class Draft:
         """
         if not self._written or self._place.file_system.special:
             return
-        chunks[:0] = self._start_over(at(error, self._place.nursery))
+        chunks[:0] = self._start_over(at(error, self._place.own))
 
     def _start_over(self, error: OSError) -> Chunks:
         """Drop the file, whose bytes may be lost.
@@ -210,7 +224,7 @@ class Draft:
     def _not_written(self, error: OSError) -> Exception:
         if error.errno == errno.EFBIG:
             return TooLong("the file system, or a limit of the daemon's (LimitFSIZE), takes no files of this length")
-        return at(error, self._place.nursery)
+        return at(error, self._place.own)
 
     def _new_and_whole(self, chunks: Chunks) -> bool:
         return not self._written and sum(map(len, chunks)) == self._size
@@ -245,7 +259,7 @@ class Draft:
         assert self._file is not None
         if os.fstat(self._file).st_size != self._size:
             raise NotDurable(errno.EIO, "the file system lost bytes that it had taken")
-        if not all(has_digest(self._file, 0, self._size, digest) for digest in self.digests):
+        if not all(_has_digest(self._file, 0, self._size, digest) for digest in self.digests):
             raise WrongFile
         if self._place.fsync:
             yield from self._flush(self._file)
@@ -277,6 +291,29 @@ class Draft:
         :param reason: why.
         """
         self.close()
+
+    def save(self) -> None:
+        """Make safe what has come.
+
+        :raises NotDurable: if the disk lost it.
+        """
+        if self._place.fsync:
+            run_alone(self._flush(self._opened), self._place.flusher)
+
+    def cut(self, size: int) -> None:
+        """Drop what lies behind, and give back what was reserved there.
+
+        :param size: bytes that stay.
+        """
+        os.ftruncate(self._opened, size)
+
+    def has_digest(self, start: int, digest: bytes) -> bool:
+        """Whether what has come, from somewhere on, has this SHA-256."""
+        return _has_digest(self._opened, start, self.position, digest)
+
+    def is_named(self, name: bytes) -> None:
+        """Say that its file has a name among the drafts, which outlives the upload."""
+        self._temporary = Temporary(self._place, self._place.own, name, stays=True)
 
     def close(self) -> None:
         """Let go of the file. If it was not published, nothing of the upload stays."""
@@ -411,7 +448,7 @@ class Draft:
 
     def _is_elsewhere(self, folders: Folders) -> bool:
         """Whether the file was born elsewhere on the same file system: with another quota, disk or mount."""
-        return self._original is None and _on_one(folders.innermost, self._place.nursery)
+        return self._original is None and _on_one(folders.innermost, self._place.own)
 
     def _copy(self, folders: Folders) -> Steps:
         """Go on with a copy that was born in the file's own folder."""
@@ -515,7 +552,7 @@ class Draft:
         finally:
             os.close(there)
 
-    def _look_ahead(self) -> None:
+    def look_ahead(self) -> None:
         """Refuse before its body what can not be published after it."""
         self._with_folders(self._look)
 
@@ -544,7 +581,7 @@ class Draft:
             if there.st_size != self._size or not stat.S_ISREG(there.st_mode):
                 raise SlotTaken
             return
-        if self._place.is_split or not _is_open(folders.innermost, self._place.nursery):
+        if self._place.is_split or not _is_open(folders.innermost, self._place.own):
             try_out(self._place, self._path.segments[: folders.depth])
 
     def _stat(self, folders: Folders) -> os.stat_result | None:
@@ -558,12 +595,14 @@ class Draft:
 
     def _check_condition(self, there: os.stat_result | None) -> None:
         if self.condition is not None:
-            is_file = there is not None and stat.S_ISREG(there.st_mode)
-            if not self.condition(there if is_file else None):
+            present = None
+            if there is not None and stat.S_ISREG(there.st_mode):
+                present = Present(there.st_size, there.st_mtime_ns)
+            if not self.condition(present):
                 raise Unmet
 
 
-def has_digest(file: int, start: int, end: int, digest: bytes) -> bool:
+def _has_digest(file: int, start: int, end: int, digest: bytes) -> bool:
     """Whether a part of a file has this SHA-256."""
     algorithm = hashlib.sha256()
     while start < end:
@@ -596,9 +635,9 @@ def try_out(place: Place, folders: Sequence[bytes] = (), size: int = 0) -> None:
         draft.close()
 
 
-def _is_open(folder: int, nursery: int) -> bool:
+def _is_open(folder: int, own: int) -> bool:
     """Whether a draft can be published in a folder, as far as the system tells without being asked to do it."""
-    return _on_one(folder, nursery) and may_write(folder)
+    return _on_one(folder, own) and may_write(folder)
 
 
 def _on_one(one: int, other: int) -> bool:
@@ -611,9 +650,9 @@ def _born(place: Place, folders: Folders) -> tuple[int, Temporary | None]:
 
     :returns: its descriptor, and its name if it has one.
     """
-    is_here = not folders.depth or _on_one(folders.innermost, place.nursery)
+    is_here = not folders.depth or _on_one(folders.innermost, place.own)
     if place.anonymous:
-        return _nameless(place, folders.innermost if is_here else place.nursery), None
+        return _nameless(place, folders.innermost if is_here else place.own), None
     temporary = Temporary.in_folder(place, folders) if is_here else Temporary.among_drafts(place)
     try:
         return temporary.make(), temporary

@@ -13,10 +13,10 @@ import attrs
 
 from hmac_file_server.stores.local.filesystem import FileSystem
 
-Wish = Sequence[int]
+Unflushed = Sequence[int]
 """Descriptors of files and folders that must be on the disk."""
 
-Steps = Generator[Wish, None, None]
+Steps = Generator[Unflushed, None, None]
 """Work that yields what must be on the disk before it goes on; an error that is thrown in says that it is not."""
 
 _SEVERAL = 3
@@ -30,8 +30,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Flusher:
     """Makes files and folders of one file system safe from a power loss.
 
-    A few are flushed one by one, by fsync(2); several wishes at once by one syncfs(2), unless that would wait for
-    other people's data.
+    A few are flushed one by one, by fsync(2); those of several calls at once by one syncfs(2), unless that would wait
+    for other people's data.
 
     :param root: a descriptor on the file system.
     """
@@ -45,21 +45,21 @@ class Flusher:
         self._begins_early = kind.special
         self._avoid_until = 0.0 if kind.synced_whole else math.inf
 
-    def flush(self, wish: Wish) -> None:
+    def flush(self, unflushed: Unflushed) -> None:
         """Return when all that was written to these before is on the disk.
 
         :raises OSError: if it is not, or may not be.
         """
-        (error,) = self.flush_all([wish])
+        (error,) = self.flush_all([unflushed])
         if error is not None:
             raise error
 
-    def flush_all(self, wishes: Sequence[Wish]) -> list[OSError | None]:
+    def flush_all(self, all_unflushed: Sequence[Unflushed]) -> list[OSError | None]:
         """As :meth:`flush`, for many at once; returns what is wrong with each."""
-        if len(wishes) >= _SEVERAL and self._sync_all():
-            return [None] * len(wishes)
+        if len(all_unflushed) >= _SEVERAL and self._sync_all():
+            return [None] * len(all_unflushed)
         flushed: dict[int, OSError | None] = {}
-        return [_fsync_all(wish, flushed) for wish in wishes]
+        return [_fsync_all(unflushed, flushed) for unflushed in all_unflushed]
 
     def begin(self, file: int, offset: int, size: int) -> None:
         """Have the disk begin with a part of a file, so that a later flush finds less to do.
@@ -119,21 +119,21 @@ def run_alone(steps: Steps, flusher: Flusher | None) -> None:
     error: BaseException | None = None
     while True:
         try:
-            wish = next(steps) if error is None else steps.throw(error)
+            unflushed = next(steps) if error is None else steps.throw(error)
         except StopIteration:
             return
         assert flusher is not None
         try:
-            (error,) = flusher.flush_all([wish])
+            (error,) = flusher.flush_all([unflushed])
         except BaseException as unexpected:  # The steps clean up.
             error = unexpected
 
 
-def _fsync_all(wish: Wish, flushed: dict[int, OSError | None]) -> OSError | None:
-    for descriptor in wish:
+def _fsync_all(unflushed: Unflushed, flushed: dict[int, OSError | None]) -> OSError | None:
+    for descriptor in unflushed:
         if descriptor not in flushed:
             flushed[descriptor] = _fsync(descriptor)
-    return next((flushed[descriptor] for descriptor in wish if flushed[descriptor] is not None), None)
+    return next((flushed[descriptor] for descriptor in unflushed if flushed[descriptor] is not None), None)
 
 
 def _fsync(descriptor: int) -> OSError | None:

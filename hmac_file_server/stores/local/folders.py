@@ -7,8 +7,6 @@ import errno
 import os
 from collections.abc import Sequence
 
-from hmac_file_server.stores.faults import at
-
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -124,3 +122,16 @@ def names_in(folder: int) -> set[bytes]:
         return {os.fsencode(name) for name in os.listdir(own)}
     finally:
         os.close(own)
+
+
+def at(error: OSError, folder: int, name: bytes = b"") -> OSError:
+    """The same error, which names where it happened.
+
+    :param folder: descriptor of the folder.
+    :param name: of what is in it.
+    """
+    try:
+        where = os.readlink(f"/proc/self/fd/{folder}")
+    except OSError:  # Without /proc; then the line is less clear.
+        return error
+    return OSError(error.errno, error.strerror, os.path.join(where, os.fsdecode(name)) if name else where)

@@ -7,8 +7,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterable
 
-TAG = 8
-"""So many first letters of a token tell its slot from nearly all others."""
+from hmac_file_server.stores.session import TAG
 
 _LOCK = "hhqqi4x"  # struct flock of fcntl(2)
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import attrs
 
 from hmac_file_server.slots.path import MAX_NAME, RESERVED
-from hmac_file_server.stores.faults import BadName, refuses_name
+from hmac_file_server.stores.errors import BadName
+from hmac_file_server.stores.faults import refuses_name
 
 _SUSPECTED = '\\:*?"<>|\N{GRINNING FACE}'
 _SUSPECTED_LAST = ". "

@@ -13,10 +13,10 @@ from typing import TypeVar
 import attrs
 
 from hmac_file_server.slots.path import RESERVED
-from hmac_file_server.stores.faults import at, is_gone
+from hmac_file_server.stores.faults import is_gone
 from hmac_file_server.stores.local.filesystem import FileSystem
 from hmac_file_server.stores.local.flush import Flusher
-from hmac_file_server.stores.local.folders import names_in
+from hmac_file_server.stores.local.folders import at, names_in
 from hmac_file_server.stores.local.index import Index, enter
 from hmac_file_server.stores.local.names import Names
 
@@ -32,7 +32,7 @@ class Place:
 
     :param folder: its path.
     :param root: descriptor of the store's root.
-    :param nursery: descriptor of the folder for files without a public name.
+    :param own: descriptor of the folder for files without a public name.
     :param anonymous: whether files need no name there at all (``O_TMPFILE``).
     :param flusher: makes safe what is published; None if publishing does not wait for the disk.
     :param file_system: what else can be done with the files there.
@@ -45,7 +45,7 @@ class Place:
 
     folder: str
     root: int
-    nursery: int
+    own: int
     anonymous: bool
     flusher: Flusher | None
     file_system: FileSystem
@@ -68,7 +68,7 @@ class Place:
         :returns: its descriptor.
         :raises OSError: with the folder's name.
         """
-        return self._mending(lambda: os.open(name, flags | os.O_CLOEXEC, mode, dir_fd=self.nursery))
+        return self._mending(lambda: os.open(name, flags | os.O_CLOEXEC, mode, dir_fd=self.own))
 
     def try_out(self) -> None:
         """Make a file among the drafts, and remove it again.
@@ -77,14 +77,14 @@ class Place:
         """
         name = b"%b.part" % secrets.token_hex(16).encode("ascii")
         os.close(self.create(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        os.unlink(name, dir_fd=self.nursery)
+        os.unlink(name, dir_fd=self.own)
 
     def drafts(self) -> set[bytes]:
         """The names of what is among the drafts.
 
         :raises OSError: with the folder's name.
         """
-        return self._mending(lambda: names_in(self.nursery))
+        return self._mending(lambda: names_in(self.own))
 
     def _mending(self, call: Callable[[], T]) -> T:
         """Make a call that needs the folder for drafts, and once more if that had to be made again."""
@@ -98,7 +98,7 @@ class Place:
                     raise
                 return call()
         except OSError as error:
-            raise at(error, self.nursery) from None
+            raise at(error, self.own) from None
 
     def mend(self) -> None:
         """Make again what somebody has removed: the folder for drafts, or StoreDir itself.
@@ -107,15 +107,15 @@ class Place:
         """
         with self._lock:
             self._mend_root()
-            if _is_at(RESERVED, self.root, self.nursery):
+            if _is_at(RESERVED, self.root, self.own):
                 return
             with contextlib.suppress(FileExistsError):
                 os.mkdir(RESERVED, 0o700, dir_fd=self.root)
                 if self.fsync:
                     os.fsync(self.root)
-            _replace(self.nursery, os.open(RESERVED, FOLDER | os.O_NOFOLLOW, dir_fd=self.root))
+            _replace(self.own, os.open(RESERVED, FOLDER | os.O_NOFOLLOW, dir_fd=self.root))
             with contextlib.suppress(OSError):
-                enter(self.nursery)
+                enter(self.own)
             self._mended += 1
 
     def _mend_root(self) -> None:

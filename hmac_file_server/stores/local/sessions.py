@@ -5,30 +5,25 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
-import json
-import math
 import os
-import re
-import secrets
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import attrs
 
-from hmac_file_server.slots.path import BadPath, SlotPath, slot_path
-from hmac_file_server.stores.faults import NO_ROOM, at, is_gone
-from hmac_file_server.stores.local.folders import Folders
-from hmac_file_server.stores.local.index import TAG, is_alone
+from hmac_file_server.slots.path import SlotPath
+from hmac_file_server.stores.errors import Held, NoSession
+from hmac_file_server.stores.faults import NO_ROOM, is_gone
+from hmac_file_server.stores.local.folders import Folders, at
+from hmac_file_server.stores.local.index import is_alone
 from hmac_file_server.stores.local.place import Place
+from hmac_file_server.stores.session import TAG, Session, decode, encode, is_token
 
 DATA, RECORD, WANTED, _NEW = b".data", b".session", b".wanted", b".new"
 KEPT = (DATA, RECORD, WANTED, _NEW)
 """What the names of these files end with."""
 
-_TOKEN = re.compile(r"[0-9a-f]{32}\Z")
 _LARGEST_RECORD = 256 << 10
 _MOST_COMPLETE = 4096
 _ORPHANED = 3600.0
@@ -37,77 +32,12 @@ LEFT_SECONDS = 86400.0
 _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class NoSession(Exception):
-    """There is no such session, or it has ended."""
-
-
 class _NoRecord(NoSession):
     """There is no record of it."""
 
 
 class _Replaced(_NoRecord):
     """There was one, which another machine has removed, or put a newer one in its place, while it was read."""
-
-
-class Held(Exception):
-    """Somebody else is using the session.
-
-    :ivar token: names it.
-    """
-
-    def __init__(self, token: str) -> None:
-        super().__init__("the upload is in use")
-        self.token = token
-
-
-@attrs.frozen
-class Session:
-    """The record of one upload that can be resumed.
-
-    :param token: names its upload resource; whoever knows it may go on with the upload.
-    :param path: the slot's.
-    :param length: of the whole file in bytes, as it was signed.
-    :param media_type: the type that was verified, None where the signature covers none.
-    :param version: of the draft that it was begun with.
-    :param digest: the SHA-256 that the whole file must have, None if the client named none.
-    :param client: the address that began it.
-    :param begun: when, in seconds since 1970.
-    :param touched: when bytes were last known to be safe.
-    :param safe: bytes that are on the disk.
-    :param complete: whether the file has its public name.
-    :param others: what else the record says: a newer daemon, which may get the upload back, has written it.
-    """
-
-    token: str
-    path: SlotPath
-    length: int
-    media_type: bytes | None
-    version: int
-    digest: bytes | None
-    client: str
-    begun: float
-    touched: float
-    safe: int = 0
-    complete: bool = False
-    others: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
-
-
-_FIELDS = frozenset(field.name for field in attrs.fields(Session)) - {"token", "others"}
-
-
-def new_token(path: SlotPath) -> str:
-    """A token that nobody can guess. Those of one slot begin alike, so that they can be found."""
-    return hashlib.sha256(path.signed).hexdigest()[:TAG] + secrets.token_hex(16 - TAG // 2)
-
-
-def is_token(text: str) -> bool:
-    """Whether a text can be a token."""
-    return _TOKEN.match(text) is not None
-
-
-def same_slot(token: str, other: str) -> bool:
-    """Whether two tokens can be of one slot; those of a few others begin like them too."""
-    return token[:TAG] == other[:TAG]
 
 
 @attrs.frozen
@@ -124,7 +54,7 @@ class SessionFiles:
 
     def write(self, session: Session, flush: bool = True) -> None:
         """Write a record in one step; with ``flush`` it, and the name of its data, survive a power loss."""
-        nursery = self.place.nursery
+        own = self.place.own
         new, name = name_of(session.token, _NEW), name_of(session.token, RECORD)
         flush = flush and self.place.fsync
         record = self.place.create(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _FLAGS, 0o600)
@@ -139,9 +69,9 @@ class SessionFiles:
             raise
         finally:
             os.close(record)
-        os.rename(new, name, src_dir_fd=nursery, dst_dir_fd=nursery)
+        os.rename(new, name, src_dir_fd=own, dst_dir_fd=own)
         if flush:
-            os.fsync(nursery)
+            os.fsync(own)
 
     def read(self, token: str) -> Session:
         """Read a record.
@@ -155,19 +85,19 @@ class SessionFiles:
 
     def _read(self, token: str) -> bytes:
         try:
-            record = os.open(name_of(token, RECORD), os.O_RDONLY | _FLAGS, dir_fd=self.place.nursery)
+            record = os.open(name_of(token, RECORD), os.O_RDONLY | _FLAGS, dir_fd=self.place.own)
         except FileNotFoundError:
             raise _NoRecord from None
         except OSError as error:
             if is_gone(error):
                 raise _Replaced from None
-            raise at(error, self.place.nursery) from None  # Without the name, which is good for an upload.
+            raise at(error, self.place.own) from None  # Without the name, which is good for an upload.
         try:
             return os.read(record, _LARGEST_RECORD)
         except OSError as error:
             if is_gone(error):
                 raise _Replaced from None
-            raise at(error, self.place.nursery) from None
+            raise at(error, self.place.own) from None
         finally:
             os.close(record)
 
@@ -213,7 +143,7 @@ class SessionFiles:
         if self.place.file_system.special:
             _trim(data, session.safe)
         if self.place.fsync:
-            os.fsync(self.place.nursery)
+            os.fsync(self.place.own)
 
     def _read_now(self, token: str) -> Session:
         """As :meth:`read`, also where another machine has just replaced the record, and the old one is still named."""
@@ -259,13 +189,13 @@ class SessionFiles:
 
     def _lock(self, token: str) -> int:
         try:
-            data = os.open(name_of(token, DATA), os.O_RDWR | _FLAGS, dir_fd=self.place.nursery)
+            data = os.open(name_of(token, DATA), os.O_RDWR | _FLAGS, dir_fd=self.place.own)
         except FileNotFoundError:
             raise NoSession from None
         except OSError as error:
             if is_gone(error):
                 raise Held(token) from None
-            raise at(error, self.place.nursery) from None
+            raise at(error, self.place.own) from None
         try:
             fcntl.flock(data, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -274,6 +204,28 @@ class SessionFiles:
         except OSError:
             pass  # A file system without locks has one daemon only, which knows what it is doing.
         return data
+
+    def settle(self, token: str) -> Session:
+        """How far an upload really is.
+
+        :raises NoSession: if there is none.
+        :raises Held: if somebody else has it.
+        """
+        session, data = self.hold(token)
+        self.let_go(data)
+        return session
+
+    def drop(self, token: str) -> None:
+        """Forget an upload and its data.
+
+        :raises NoSession: if there is none.
+        :raises Held: if somebody else has it.
+        """
+        _, data = self.hold(token)
+        try:
+            self.remove(token)
+        finally:
+            self.let_go(data)
 
     def let_go(self, data: int) -> None:
         """Undo :meth:`hold`."""
@@ -323,7 +275,7 @@ class SessionFiles:
         """The tokens that begin so, of uploads that are not complete."""
         place = self.place
         # On a network's file system another host's lock may not be seen here.
-        if not (place.file_system.special and is_alone(place.nursery)):
+        if not (place.file_system.special and is_alone(place.own)):
             return list(self._tokens(tag))
         if not place.index.is_known:
             self.count()
@@ -356,7 +308,7 @@ class SessionFiles:
 
     def wanted(self, token: str) -> bool:
         """Whether somebody else waits for a session that is held here."""
-        return os.access(name_of(token, WANTED), os.F_OK, dir_fd=self.place.nursery)
+        return os.access(name_of(token, WANTED), os.F_OK, dir_fd=self.place.own)
 
     def sweep(self) -> list[Session]:
         """Remove what has ended, and of what is complete all but the newest.
@@ -386,7 +338,7 @@ class SessionFiles:
             return tokens
 
         # What another process begins after this look is not known here, unless it still runs when it is asked for.
-        self.place.index.renew(look, is_alone(self.place.nursery))
+        self.place.index.renew(look, is_alone(self.place.own))
         return len(tokens)
 
     def _still(self, token: str) -> Session | None:
@@ -437,13 +389,13 @@ class SessionFiles:
         times = [0.0]
         for suffix in suffixes:
             with contextlib.suppress(FileNotFoundError):
-                there = os.stat(name_of(token, suffix), dir_fd=self.place.nursery, follow_symlinks=False)
+                there = os.stat(name_of(token, suffix), dir_fd=self.place.own, follow_symlinks=False)
                 times.append(there.st_mtime)
         return max(times)
 
     def _exists(self, token: str, suffix: bytes) -> bool:
         try:
-            there = os.stat(name_of(token, suffix), dir_fd=self.place.nursery, follow_symlinks=False)
+            there = os.stat(name_of(token, suffix), dir_fd=self.place.own, follow_symlinks=False)
         except FileNotFoundError:
             return False
         return stat.S_ISREG(there.st_mode)
@@ -456,7 +408,7 @@ class SessionFiles:
 
     def _unlink(self, token: str, suffix: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(name_of(token, suffix), dir_fd=self.place.nursery)
+            os.unlink(name_of(token, suffix), dir_fd=self.place.own)
 
 
 def _was_public(session: Session, data: int) -> bool:
@@ -477,34 +429,3 @@ def _trim(data: int, size: int) -> None:
 def name_of(token: str, suffix: bytes) -> bytes:
     """What a session's file is called."""
     return token.encode("ascii") + suffix
-
-
-def encode(session: Session) -> bytes:
-    """A record as JSON."""
-    fields: dict[str, Any] = {**session.others}
-    fields |= attrs.asdict(session, recurse=False, filter=lambda field, _: field.name in _FIELDS)
-    fields["path"] = session.path.signed.decode("utf-8")
-    fields["media_type"] = None if session.media_type is None else session.media_type.decode("latin-1")
-    fields["digest"] = None if session.digest is None else session.digest.hex()
-    return json.dumps(fields).encode("ascii")
-
-
-def decode(token: str, data: bytes) -> Session | None:
-    """A record from JSON; None if it is none. What is not known is passed over, and kept."""
-    try:
-        fields = json.loads(data)
-        others = {name: fields.pop(name) for name in fields.keys() - _FIELDS}
-        fields["path"] = slot_path(fields["path"].encode("utf-8").split(b"/"))
-        for name, parse in (("media_type", lambda text: text.encode("latin-1")), ("digest", bytes.fromhex)):
-            fields[name] = None if fields[name] is None else parse(fields[name])
-        session = Session(token=token, others=others, **fields)
-        return session if _is_sound(session) else None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, BadPath):
-        return None
-
-
-def _is_sound(session: Session) -> bool:
-    whole = all(type(number) is int for number in (session.length, session.safe, session.version))
-    times = all(type(when) in (int, float) and math.isfinite(when) for when in (session.begun, session.touched))
-    others = type(session.complete) is bool and isinstance(session.client, str)
-    return whole and times and others and 0 <= session.safe <= session.length

@@ -5,34 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Callable
 
-import attrs
+from hmac_file_server.stores.interface import Source
 
 _SIZE = 1 << 20
-
-
-@attrs.define(eq=False)
-class Source:
-    """A socket that a worker thread may take from while nobody else reads it.
-
-    :param descriptor: the socket's, which does not block.
-    :param most: bytes to take at the most.
-    :param give_back: ends the loan; for the thread that lent it.
-    :ivar taken: bytes that were.
-    :ivar dry: whether there was nothing more for the moment.
-    """
-
-    descriptor: int
-    most: int
-    give_back: Callable[[Source], None]
-    taken: int = 0
-    dry: bool = False
-
-    @property
-    def left(self) -> int:
-        """Bytes that may still be taken."""
-        return 0 if self.dry else self.most - self.taken
 
 
 class Pipe:

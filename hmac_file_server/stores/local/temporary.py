@@ -10,8 +10,7 @@ import secrets
 import attrs
 
 from hmac_file_server.slots.path import RESERVED
-from hmac_file_server.stores.faults import at
-from hmac_file_server.stores.local.folders import Folders
+from hmac_file_server.stores.local.folders import Folders, at
 from hmac_file_server.stores.local.place import Place
 
 NOTE = b".note"
@@ -44,7 +43,7 @@ class Temporary:
     @classmethod
     def among_drafts(cls, place: Place) -> Temporary:
         """A new name in the store's own folder."""
-        return cls(place, place.nursery, _stem() + PART)
+        return cls(place, place.own, _stem() + PART)
 
     @classmethod
     def in_folder(cls, place: Place, folders: Folders) -> Temporary:
@@ -81,7 +80,7 @@ class Temporary:
                 os.unlink(self.name, dir_fd=self.folder)
         if self.note:
             with contextlib.suppress(OSError):
-                os.unlink(self.note, dir_fd=self.place.nursery)
+                os.unlink(self.note, dir_fd=self.place.own)
             os.close(self.folder)
 
 
@@ -95,7 +94,7 @@ def noted(place: Place, note: bytes) -> tuple[bytes, ...]:
 
     :raises OSError: if it can not be read, or names none.
     """
-    descriptor = os.open(note, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.nursery)
+    descriptor = os.open(note, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.own)
     try:
         path = os.read(descriptor, _LONGEST_NOTE)
     finally:

@@ -14,9 +14,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
-from hmac_file_server.stores.local.flush import Flusher, Steps, Stepwise, Wish
+from hmac_file_server.stores.local.flush import Flusher, Steps, Stepwise, Unflushed
 
 T = TypeVar("T")
+
+Run = Callable[[Callable[[], Any]], "Deferred[Any]"]
+"""Runs a function in a thread; the Deferred fires in the reactor's."""
 
 _STUCK_SECONDS = 0.005
 _REFUSED_SECONDS = 0.25
@@ -39,7 +42,7 @@ class _Job:
     function: Any
     done: Deferred[Any] = attrs.field(factory=Deferred)
     steps: Steps | None = None
-    wish: Wish = ()
+    unflushed: Unflushed = ()
     error: BaseException | None = None
     outcome: Any = None
 
@@ -209,7 +212,7 @@ class Threads:
         if job.steps is None:
             job.steps = function.begin()
         try:
-            job.wish = next(job.steps) if job.error is None else job.steps.throw(job.error)
+            job.unflushed = next(job.steps) if job.error is None else job.steps.throw(job.error)
         except StopIteration:
             return False
         return True
@@ -223,7 +226,7 @@ class Threads:
         for flusher, alike in by_flusher.items():
             errors: Sequence[BaseException | None]
             try:
-                errors = flusher.flush_all([job.wish for job in alike])
+                errors = flusher.flush_all([job.unflushed for job in alike])
             except BaseException as unexpected:  # Nobody knows what is safe: the calls themselves clean up.
                 errors = [unexpected] * len(alike)
             for job, error in zip(alike, errors, strict=True):

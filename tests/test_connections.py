@@ -5,7 +5,7 @@ import ipaddress
 import pytest
 
 from hmac_file_server.web.client import Peer, Proxies, one_user
-from hmac_file_server.web.connections import Crowd, Limits
+from hmac_file_server.web.connections import Connections, Limits
 from hmac_file_server.web.errors import HTTPError
 
 TRUSTED = [ipaddress.ip_network("10.0.0.0/8")]
@@ -32,15 +32,15 @@ def test_who_counts_as_one(address: str, user: str) -> None:
 @pytest.mark.parametrize("trusted", [False, True])
 def test_one_user_of_many_addresses(trusted: bool) -> None:
     """No number of addresses in its /64 lets one user hold more; its neighbours are not counted with it."""
-    crowd = Crowd(Limits(per_address=3, proxies=Proxies(TRUSTED)))
+    connections = Connections(Limits(per_address=3, proxies=Proxies(TRUSTED)))
 
     def enter(address: str) -> str:
-        return crowd.arrived(address) if trusted else crowd.connected(Peer(address, trusted=False))
+        return connections.arrived(address) if trusted else connections.connected(Peer(address, trusted=False))
 
     users = [enter(f"2001:db8::{number}") for number in range(3)]
     with pytest.raises(HTTPError):
         enter("2001:db8::ffff:9")
     users.append(enter("2001:db8:0:1::9"))
     for user in users:
-        crowd.left(user)
-    assert not crowd._by_user
+        connections.left(user)
+    assert not connections._by_user

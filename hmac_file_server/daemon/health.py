@@ -1,0 +1,137 @@
+"""Health: whether the store can take uploads, asked all the time, and when somebody wants to know."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from hmac_file_server.config import Config, NotYet
+from hmac_file_server.stores.errors import Unusable
+from hmac_file_server.stores.faults import explain, is_lasting
+from hmac_file_server.stores.interface import IStore
+from hmac_file_server.stores.local.store import LocalStore
+from hmac_file_server.stores.room import Claimant, Room, Space
+
+_log = Logger()
+
+_LOOK_EVERY = 1.0
+_LATE_SECONDS = 10.0
+_READY_SECONDS = 3.0
+
+T = TypeVar("T")
+
+
+def open_store(config: Config, reactor: Any) -> LocalStore:
+    """:raises ConfigError: if StoreDir can not be a store."""
+    if not os.path.lexists(config.store_dir):
+        # It may be a new one, or lie on a disk that is not mounted.
+        _log.warn("StoreDir {folder} is not there and is made", folder=config.store_dir)
+    try:
+        return LocalStore.at(config.store_dir, config.fsync, reactor)
+    except Unusable as error:
+        reason = str(error)
+        if isinstance(error.__cause__, NotADirectoryError | FileExistsError):
+            reason = f"{error.__cause__.strerror}; it must be a folder that the daemon's user can write to"
+        raise NotYet(config.problem("StoreDir", config.store_dir, reason)) from None
+
+
+class StoreWatch(Service):
+    """Looks at the store all the time, and keeps account of its room by what it sees.
+
+    :param running: tells the uploads that run.
+    """
+
+    def __init__(
+        self, store: IStore, room: Room, running: Callable[[], Iterable[Claimant]], clock: IReactorTime
+    ) -> None:
+        self._store = store
+        self._room = room
+        self._running = running
+        self._clock = clock
+        self._problem = ""
+        self._check = StoreCheck(store, clock)
+        self._looking = LoopingCall(self._look)
+        self._looking.clock = clock
+
+    def startService(self) -> None:
+        super().startService()
+        self._store.sweep().addCallbacks(self._swept, self._failed)
+        self._looking.start(_LOOK_EVERY)
+
+    def stopService(self) -> None:
+        super().stopService()
+        if self._looking.running:
+            self._looking.stop()
+
+    def check(self) -> Deferred[None]:
+        """As :meth:`StoreCheck.ask`."""
+        if self._room.away:
+            return fail(Unusable(self._room.away))
+        return self._check.ask()
+
+    def _look(self) -> Deferred[None]:
+        late = self._clock.callLater(_LATE_SECONDS, self._is_late)
+
+        def answered(result: T) -> T:
+            if late.active():
+                late.cancel()
+            return result
+
+        looked = self._store.look(self._room.ran_out).addBoth(answered)
+        return looked.addCallbacks(self._looked, self._failed)
+
+    def _looked(self, space: Space) -> None:
+        self._room.found(space, self._running())
+        self._problem = ""
+
+    def _swept(self, removed: int) -> None:
+        if removed:
+            _log.info("removed {removed} unfinished uploads of an earlier run", removed=removed)
+
+    def _is_late(self) -> None:
+        self._failed(Failure(Unusable("the disk does not answer")))
+
+    def _failed(self, failure: Failure) -> None:
+        error = failure.value
+        problem = explain(error)
+        if is_lasting(error) and not isinstance(error, FileNotFoundError):
+            self._room.refused()
+        else:
+            # What is not there may be mounted again.
+            self._room.lost(problem, isinstance(error, Unusable) and error.lasting)
+        if problem != self._problem:
+            _log.error("StoreDir can not be used: {problem}", problem=problem)
+        self._problem = problem
+
+
+class StoreCheck:
+    """Asks whether a file could be made in the store. Until the disk has answered it is asked nothing more."""
+
+    def __init__(self, store: IStore, clock: IReactorTime) -> None:
+        self._store, self._clock = store, clock
+        self._is_asked = False
+        self._waiting: list[Deferred[None]] = []
+
+    def ask(self) -> Deferred[None]:
+        """Fires when one could; fails when none can, or the disk takes too long to say so."""
+        answer: Deferred[None] = Deferred(self._waiting.remove)
+        self._waiting.append(answer)
+        if not self._is_asked:
+            self._is_asked = True
+            self._store.check_writable().addBoth(self._answered)
+        late = Failure(Unusable("the disk does not answer"))
+        return answer.addTimeout(_READY_SECONDS, self._clock, lambda *_: late)
+
+    def _answered(self, result: Any) -> None:
+        self._is_asked = False
+        for answer in self._waiting[:]:
+            self._waiting.remove(answer)
+            answer.callback(result)

@@ -1,0 +1,287 @@
+"""Files at the path of their URL, as prosody-filer lays them. All blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import time
+
+import attrs
+
+from hmac_file_server.slots.path import RESERVED, SlotPath
+from hmac_file_server.stores.errors import NoSuchFile, Unusable
+from hmac_file_server.stores.faults import NO_ROOM, explain, is_gone, is_lasting, user
+from hmac_file_server.stores.local.draft import MIME_TYPE, Draft, try_out
+from hmac_file_server.stores.local.file import StoredFile
+from hmac_file_server.stores.local.filesystem import FileSystem
+from hmac_file_server.stores.local.flush import Flusher
+from hmac_file_server.stores.local.folders import Folders, at, may_write
+from hmac_file_server.stores.local.index import enter
+from hmac_file_server.stores.local.names import Names
+from hmac_file_server.stores.local.place import FOLDER, Place
+from hmac_file_server.stores.local.rename import replaces_nothing
+from hmac_file_server.stores.local.sessions import KEPT, LEFT_SECONDS
+from hmac_file_server.stores.local.temporary import NOTE, hidden, noted
+from hmac_file_server.stores.room import Space
+
+_NO_FILE = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.ENXIO,
+    # What no file can be called:
+    errno.ENAMETOOLONG,
+    errno.EINVAL,
+    errno.EILSEQ,
+}
+_LEAST = 4096
+"""Bytes that fit where anything does."""
+
+
+class Disk:
+    """A folder full of uploads. All methods but :meth:`draft` block and belong in a thread.
+
+    :param folder: its path; made if it is not there.
+    :param fsync: whether a published file has reached the disk.
+    :raises Unusable: if files can not be made or published there.
+    """
+
+    def __init__(self, folder: str, fsync: bool = True) -> None:
+        self._folder = folder
+        self._fsync = fsync
+        try:
+            _make(folder, fsync)
+            self._place = self._open(make=True)
+        except OSError as error:
+            raise Unusable(explain(error)) from error
+
+    def _open(self, make: bool) -> Place:
+        """The folder that is there now, tried out."""
+        root, own = os.open(self._folder, FOLDER), -1
+        try:
+            try:
+                if make:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(RESERVED, 0o700, dir_fd=root)
+                own = os.open(RESERVED, FOLDER | os.O_NOFOLLOW, dir_fd=root)
+                with contextlib.suppress(OSError):
+                    enter(own)
+            except OSError as error:
+                raise at(error, root) from None
+            return self._find_how_to_publish(root, own)
+        except BaseException:
+            os.close(root)
+            if own >= 0:
+                os.close(own)
+            raise
+
+    def _find_how_to_publish(self, root: int, own: int) -> Place:
+        """Try to publish a file that had no name before, and else one that had."""
+        user()
+        flusher = Flusher(root) if self._fsync else None
+        kind, last = FileSystem.of(own), None
+        # Another mount of SeaweedFS that has seen a file's first name can not open it by a second one (link(2)), and
+        # some file systems have no links. But an upload in parts that is killed in that moment tells by them that it
+        # is complete: where they are known to be kept they are used.
+        renames = not kind.special and replaces_nothing(own)
+        for anonymous in (True, False) if kind.special else (False,):
+            place = Place(self._folder, root, own, anonymous, flusher, kind, renames=renames)
+            try:
+                try_out(place)
+                place.names = Names.of(own)
+                return place
+            except OSError as error:
+                last = error
+        assert last is not None
+        reason = f"a file can not be made and given its name there with link(2) or renameat2(2): {explain(last)}"
+        raise Unusable(reason, is_lasting(last)) from last
+
+    def look(self, ran_out: bool = False) -> Space:
+        """What is free in the folder that is there now. One thread at a time.
+
+        When another file system has been mounted there it is used from now on, if it is a store.
+
+        :param ran_out: whether an upload found no room, whatever the figures say.
+        :raises Unusable: if what is there is no store: a mount point without its disk, say.
+        :raises OSError: if the disk fails, or nothing can be written.
+        """
+        try:
+            return self._look(ran_out)
+        except OSError as error:
+            if not is_gone(error):
+                raise
+            return self._look(ran_out)  # Empty folders are being removed just now.
+
+    def _look(self, ran_out: bool) -> Space:
+        self._place.mend()
+        there, ours = os.stat(self._folder), os.fstat(self._place.root)
+        if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
+            try:
+                place = self._open(make=False)
+            except OSError:
+                raise Unusable("it is not the folder that it was at the start; is its disk mounted?") from None
+            # The old descriptors stay open: uploads that run still use them, but are not stored any more.
+            self._place.retired = True
+            self._place = place
+        if not may_write(self._place.root):
+            try_out(self._place)  # Which tells why, or that it can be written after all.
+        if not may_write(self._place.own):
+            self._place.try_out()
+        space = _space(os.fstatvfs(self._place.own), self._place.file_system)
+        return attrs.evolve(space, full=True) if ran_out and self._is_full() else space
+
+    def _is_full(self) -> bool:
+        try:
+            try_out(self._place, size=_LEAST)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            return True
+        return False
+
+    @property
+    def place(self) -> Place:
+        """Where drafts are made now."""
+        return self._place
+
+    def draft(self, path: SlotPath, size: int, media_type: bytes | None) -> Draft:
+        """A new upload; nothing touches the disk yet.
+
+        :param size: its length in bytes.
+        :param media_type: the type that was verified, None where none was.
+        """
+        return Draft(self._place, path, size, media_type)
+
+    def open(self, path: SlotPath, preload: int = 0) -> StoredFile:
+        """Open a file to serve it.
+
+        :param preload: read the content at once if it is no longer than so many bytes.
+        :raises NoSuchFile: if there is none: also for folders, symbolic links and devices.
+        :raises OSError: if the disk fails.
+        """
+        try:
+            folders = Folders(self._place.root, path.segments[:-1])
+            try:
+                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                descriptor = os.open(path.segments[-1], flags, dir_fd=folders.innermost)
+            finally:
+                folders.close()
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                raise NoSuchFile from None
+            # Of a folder it is known already.
+            raise error if isinstance(error.filename, str) else at(error, self._place.root, path.signed) from None
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise NoSuchFile
+            file = StoredFile(descriptor, status.st_size, status.st_mtime_ns, _get_type(descriptor))
+            if status.st_size <= preload:
+                content = os.pread(descriptor, status.st_size, 0)
+                if len(content) == status.st_size:
+                    file.content = content
+            else:
+                os.pread(descriptor, 1, 0)  # The access time is written here, if it is, not where others would wait.
+        except BaseException as error:
+            os.close(descriptor)
+            if isinstance(error, OSError) and is_gone(error):
+                raise NoSuchFile from None  # Another machine has just removed it.
+            raise
+        if file.content is not None:
+            file.close()
+        return file
+
+    def check_writable(self) -> None:
+        """Make and drop a file; that there is no room for it is no fault of the store's.
+
+        :raises Unusable: if uploads would fail now.
+        """
+        try:
+            self.look()
+            with contextlib.closing(self.draft(SlotPath((RESERVED, b"probe")), 1, None)) as draft:
+                draft.write([b"\0"])
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise Unusable(explain(error)) from error
+
+    def sweep(self) -> int:
+        """Remove what uploads of dead daemons left, but for what can be resumed; returns how many files."""
+        removed = 0
+        for left in self._place.drafts():
+            with contextlib.suppress(OSError):
+                if left.endswith(NOTE):
+                    removed += self._follow(left)
+                elif not left.endswith(KEPT):
+                    removed += self._remove_left(left, self._place.own)
+        return removed
+
+    def _follow(self, note: bytes) -> bool:
+        """Remove what a note tells of, and it, if its daemon is dead."""
+        try:
+            folders = Folders(self._place.root, noted(self._place, note))
+            try:
+                if not self._remove_left(hidden(note.removesuffix(NOTE)), folders.innermost):
+                    return False
+            finally:
+                folders.close()
+        except (FileNotFoundError, NotADirectoryError):
+            # It is published by now, or not made yet.
+            there = os.stat(note, dir_fd=self._place.own, follow_symlinks=False)
+            if there.st_mtime + LEFT_SECONDS > time.time():
+                return False
+        os.unlink(note, dir_fd=self._place.own)
+        return True
+
+    def _remove_left(self, name: bytes, folder: int) -> bool:
+        """Remove a file, unless somebody works on it."""
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # On a network's file system another host's lock may not be seen here.
+            locks_tell = self._place.file_system.special
+            if not locks_tell and os.fstat(descriptor).st_mtime + LEFT_SECONDS > time.time():
+                return False
+            os.unlink(name, dir_fd=folder)
+            return True
+        finally:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        os.close(self._place.own)
+        os.close(self._place.root)
+
+
+def _make(folder: str, fsync: bool) -> None:
+    """Make a folder, and what is missing above it; with ``fsync`` they survive a power loss."""
+    changed = []
+    above = os.path.abspath(folder)
+    while not os.path.lexists(above):
+        above = os.path.dirname(above)
+        changed.append(above)
+    os.makedirs(folder, exist_ok=True)
+    for above in changed if fsync else ():
+        descriptor = os.open(above, FOLDER)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _space(figures: os.statvfs_result, kind: FileSystem) -> Space:
+    """What is free. Nothing of nothing is no figure: file systems that do not count tell that."""
+    unit = figures.f_frsize or figures.f_bsize
+    counts = unit > 0 and 0 <= figures.f_bavail <= figures.f_blocks > 0
+    # Of files many keep no account, and some say how many there are, and that none is free.
+    counts_files = kind.special and figures.f_files > 0
+    return Space(figures.f_bavail * unit if counts else None, full=counts_files and not figures.f_favail)
+
+
+def _get_type(descriptor: int) -> bytes | None:
+    try:
+        return os.getxattr(descriptor, MIME_TYPE) or None
+    except OSError:
+        return None
