@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hmac_file_server.web.channel import _HEAD, Channel
+from tests.stores import MemoryStore
 from tests.support import put_target
 from tests.test_request import Server
 
@@ -57,7 +58,7 @@ def answers(data: bytes, cuts: list[int], at_once: bool, monkeypatch: pytest.Mon
     with tempfile.TemporaryDirectory() as folder, monkeypatch.context() as patched:
         if not at_once:
             patched.setattr(Channel, "_take_request", lambda self, data, end: 0)
-        server = Server(Path(folder))
+        server = Server(Path(folder), store=MemoryStore())
         Path(folder, "a").mkdir()
         Path(folder, "a/b").write_bytes(b"hello")
         said = b""
@@ -139,7 +140,7 @@ def test_no_bare_ends_of_lines(tmp_path: Path, head: bytes, bare: bytes) -> None
     length = b"" if b"\r\nContent-Length" in head or b"Transfer" in head else b"Content-Length: 5\r\n"
     data = head.replace(b"%b", bare) + length + b"\r\nhello"
     for pieces in ([data], [data[i : i + 1] for i in range(len(data))]):
-        server = Server(tmp_path)
+        server = Server(tmp_path, store=MemoryStore())
         said = b"".join(server.send(piece) for piece in pieces if not server.transport.disconnecting)
         assert [line.split()[1] for line in said.splitlines() if line.startswith(b"HTTP/1.1 ")] == [b"400"]
         assert server.transport.disconnecting

@@ -11,6 +11,7 @@ from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from hmac_file_server.web.connections import Limits, Proxies
 from hmac_file_server.web.hints import Hints
+from tests.stores import MemoryStore
 from tests.support import put_target
 from tests.test_request import Server
 
@@ -53,7 +54,7 @@ def test_a_trusted_proxy_that_does_not_name_its_clients(
 ) -> None:
     """X-Real-IP alone is not read, for a proxy that does not write it passes on its clients': the log says so once."""
     trusted = Proxies(trusted=[ipaddress.ip_network("192.168.1.1")])
-    server = Server(tmp_path, Limits(proxies=trusted))
+    server = Server(tmp_path, Limits(proxies=trusted), MemoryStore())
     for _ in range(3):
         server.send("\r\n".join(["GET /upload/none HTTP/1.1", "Host: a", *headers, "", ""]))
     lines = [formatEvent(event) for event in events]
@@ -67,7 +68,7 @@ def test_a_trusted_proxy_that_does_not_name_its_clients(
 )
 def test_what_proxies_write(tmp_path: Path, header: str) -> None:
     """A request with one of the headers that proxies are set up to write has come through one."""
-    server = Server(tmp_path)
+    server = Server(tmp_path, store=MemoryStore())
     server.send(f"PUT {put_target('a/b', 5)} HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n{header}\r\n\r\n")
     assert server.channel.requests[0].proxied
     server.hang_up()

@@ -84,9 +84,9 @@ def test_the_disk_is_known_to_its_store_alone() -> None:
     assert {name for name in outside if any(other.startswith(disk) for other in IMPORTS[name])} == {
         "hmac_file_server.daemon.health"
     }
-    for name in outside:
+    for name, file in outside.items():
         if folder(name) in ("slots", "stores", "files"):
-            tree = ast.parse(outside[name].read_text())
+            tree = ast.parse(file.read_text())
             named = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
             assert not named & BLOCKS, name
             calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}

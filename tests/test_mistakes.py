@@ -15,6 +15,7 @@ from hmac_file_server.slots.mistakes import Asked, likely_mistake
 from hmac_file_server.slots.path import slot_path
 from hmac_file_server.slots.secret import EXAMPLE_SECRET, PLACEHOLDER
 from hmac_file_server.slots.signature import BadSignature, Verifier, sign
+from tests.stores import MemoryStore
 from tests.support import v, v2
 from tests.test_request import Server, put, status
 
@@ -151,7 +152,7 @@ def test_anything(path: bytes, prefix: str, parameters: dict[bytes, Sequence[byt
 
 @pytest.fixture
 def server(tmp_path: Path) -> Server:
-    return Server(tmp_path)
+    return Server(tmp_path, store=MemoryStore())
 
 
 def refused(server: Server, request: str) -> tuple[bytes, str]:
@@ -213,7 +214,7 @@ def test_no_guesses_for_lines_that_are_not_written(tmp_path: Path, monkeypatch: 
     """What nobody reads is not guessed at: only the line in the log asks."""
     asked: list[Asked] = []
     monkeypatch.setattr("hmac_file_server.files.resource.likely_mistake", lambda *of: asked.append(of[0]) or "guess")
-    server = Server(tmp_path)
+    server = Server(tmp_path, store=MemoryStore())
     for target in ("/upload/a/b?v=" + "00" * 32, "/elsewhere?v=" + "00" * 32, "/upload/a//b?v=" + "00" * 32):
         server.connect()
         server.send(f"PUT {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello")

@@ -26,13 +26,13 @@ from hmac_file_server.files.tree import Prefix, root
 from hmac_file_server.files.upload import MEMORY, Uploads
 from hmac_file_server.slots.path import slot_path
 from hmac_file_server.slots.signature import Verifier
-from hmac_file_server.stores.interface import IFile
+from hmac_file_server.stores.interface import IFile, IStore
 from hmac_file_server.stores.local import file as file_module
 from hmac_file_server.stores.room import Room, Space
 from hmac_file_server.web.connections import Limits
 from hmac_file_server.web.request import DRAIN_BYTES, DRAIN_SECONDS, Request
 from hmac_file_server.web.site import Site
-from tests.stores import local_store
+from tests.stores import MemoryStore, local_store
 from tests.support import SECRET, put_target
 
 
@@ -47,10 +47,10 @@ class Transport(StringTransport):
 
 
 class Server:
-    def __init__(self, folder: Path, limits: Limits | None = None) -> None:
+    def __init__(self, folder: Path, limits: Limits | None = None, store: IStore | None = None) -> None:
         self.clock = Clock()
         self.run: Any = maybeDeferred
-        self.store = local_store(folder, False, self.in_thread, self.clock)
+        self.store = store or local_store(folder, False, self.in_thread, self.clock)
         self.room = Room(0)
         self.uploads = Uploads(self.store, self.room, RetryPolicy(self.clock, 1, 1.0), 4096)
         self.serving = Serving(self.store, self.clock)
@@ -79,8 +79,16 @@ class Server:
         self.channel.connectionLost(Failure(ConnectionDone()))
 
 
+@pytest.fixture(params=["disk", "memory"])
+def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """On each kind of store, for all that does not speak of disks."""
+    made = Server(tmp_path, store=MemoryStore() if request.param == "memory" else None)
+    yield made
+    made.store.close()
+
+
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+def disk_server(tmp_path: Path) -> Iterator[Server]:
     made = Server(tmp_path)
     yield made
     made.store.close()
@@ -152,25 +160,25 @@ def test_swallowing_is_bounded_in_bytes(server: Server) -> None:
     assert server.transport.disconnecting
 
 
-def test_an_upload_that_fails_late(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upload_that_fails_late(disk_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """What came before an upload failed is no part of what is swallowed after: its client reads the refusal."""
 
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     length = DRAIN_BYTES + (9 << 20)
-    server.send(put("a/b", length))
+    disk_server.send(put("a/b", length))
     for _ in range(0, DRAIN_BYTES + (1 << 20), 1 << 20):
-        server.send(bytes(1 << 20))
+        disk_server.send(bytes(1 << 20))
     monkeypatch.setattr("hmac_file_server.stores.local.draft.Draft.write", fail)
-    assert server.send(bytes(1 << 20)) == b""
-    server.clock.advance(1)
-    assert status(server.transport.value()) == b"507"
+    assert disk_server.send(bytes(1 << 20)) == b""
+    disk_server.clock.advance(1)
+    assert status(disk_server.transport.value()) == b"507"
     for _ in range(7):
-        assert not server.transport.disconnecting
-        server.channel.dataReceived(bytes(1 << 20))
-    assert server.transport.disconnecting
-    assert [request.body_received for request, _, _ in server.ended] == [length]
+        assert not disk_server.transport.disconnecting
+        disk_server.channel.dataReceived(bytes(1 << 20))
+    assert disk_server.transport.disconnecting
+    assert [request.body_received for request, _, _ in disk_server.ended] == [length]
 
 
 def test_swallowing_is_bounded_in_time(server: Server) -> None:
@@ -403,48 +411,48 @@ def test_reads_shrink_when_many_upload(server: Server) -> None:
     assert transport.bufferSize * 2 * 201 <= MEMORY
 
 
-def test_many_small_downloads_are_forgotten(server: Server, tmp_path: Path) -> None:
+def test_many_small_downloads_are_forgotten(disk_server: Server, tmp_path: Path) -> None:
     """What is kept of small files for a moment is bounded, however small they are."""
     for number in range(6000):
         (tmp_path / f"{number}").touch()
-        assert status(server.send(f"GET /upload/{number} HTTP/1.1\r\nHost: a\r\n\r\n")) == b"200"
-    assert len(server.serving._cache) < 5600
-    assert server.serving._cache.bytes <= 16 << 20
+        assert status(disk_server.send(f"GET /upload/{number} HTTP/1.1\r\nHost: a\r\n\r\n")) == b"200"
+    assert len(disk_server.serving._cache) < 5600
+    assert disk_server.serving._cache.bytes <= 16 << 20
 
 
-def test_memory_of_small_downloads_is_given_back(server: Server, tmp_path: Path) -> None:
+def test_memory_of_small_downloads_is_given_back(disk_server: Server, tmp_path: Path) -> None:
     """What is kept of a file counts once, however often it is kept anew, and nothing of it when its moment is over."""
     (tmp_path / "a").write_bytes(b"x" * 60_000)
     for _ in range(600):
-        assert status(server.send("GET /upload/a HTTP/1.1\r\nHost: a\r\n\r\n")) == b"200"
-        server.clock.advance(0.6)
+        assert status(disk_server.send("GET /upload/a HTTP/1.1\r\nHost: a\r\n\r\n")) == b"200"
+        disk_server.clock.advance(0.6)
         (tmp_path / "b").write_bytes(b"x")
-        server.send("GET /upload/b HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert server.serving._cache.bytes < 80_000
-    server.clock.advance(1)
-    assert len(server.serving._cache) == server.serving._cache.bytes == 0
-    server.hang_up()
-    assert not server.clock.getDelayedCalls()
+        disk_server.send("GET /upload/b HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert disk_server.serving._cache.bytes < 80_000
+    disk_server.clock.advance(1)
+    assert len(disk_server.serving._cache) == disk_server.serving._cache.bytes == 0
+    disk_server.hang_up()
+    assert not disk_server.clock.getDelayedCalls()
 
 
-def test_a_file_that_can_not_be_closed(server: Server, tmp_path: Path) -> None:
+def test_a_file_that_can_not_be_closed(disk_server: Server, tmp_path: Path) -> None:
     """It keeps no other from being closed: network file systems tell of a failed write only then."""
     (tmp_path / "a").write_bytes(bytes(100_000))
     path = slot_path([b"a"])
     before = open_files()
     files: list[IFile] = []
     for _ in range(3):
-        server.store.open(path, 0).addCallback(files.append)
+        disk_server.store.open(path, 0).addCallback(files.append)
     os.close(max(open_files() - before))
     for file in files:
         file.close()
-    server.clock.advance(1)
+    disk_server.clock.advance(1)
     assert open_files() == before
 
 
 @pytest.mark.parametrize("error", [TimeoutError(errno.ETIMEDOUT, "timed out"), ConnectionAbortedError(103, "aborted")])
 def test_a_file_that_fails_as_clients_do(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+    disk_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
 ) -> None:
     """A file of another machine that times out breaks the download off, and the log says so: no client did that."""
 
@@ -458,8 +466,8 @@ def test_a_file_that_fails_as_clients_do(
     (tmp_path / "a").write_bytes(bytes(100_000))
     monkeypatch.setattr("hmac_file_server.stores.local.file.os.pread", fail)
     with capturedLogs() as events:
-        server.send("GET /upload/a HTTP/1.1\r\nHost: a\r\n\r\n")
-    assert server.transport.aborting
+        disk_server.send("GET /upload/a HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert disk_server.transport.aborting
     assert [formatEvent(event) for event in events] == [f"a download can not go on: {error}"]
 
 
@@ -493,21 +501,21 @@ def test_a_client_that_leaves_while_it_is_not_read(server: Server, sent: int, ke
     ours.close()
 
 
-def test_what_follows_a_request_in_crumbs(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_follows_a_request_in_crumbs(disk_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a client sends before it has its answer is kept as one piece, and is bounded."""
     thread: Deferred[None] = Deferred()
-    monkeypatch.setattr(server, "run", lambda call: thread.addCallback(lambda _: call()))
+    monkeypatch.setattr(disk_server, "run", lambda call: thread.addCallback(lambda _: call()))
     get = "GET /upload/none HTTP/1.1\r\nHost: a\r\n\r\n"
-    server.send(get)
+    disk_server.send(get)
     for byte in get * 20:
-        assert server.send(byte) == b""
-    assert len(server.channel._dataBuffer) == 1
-    assert server.transport.producerState == "producing"
-    server.send(b"x" * (64 << 10))
-    assert server.transport.producerState == "paused"
-    monkeypatch.setattr(server, "run", maybeDeferred)
+        assert disk_server.send(byte) == b""
+    assert len(disk_server.channel._dataBuffer) == 1
+    assert disk_server.transport.producerState == "producing"
+    disk_server.send(b"x" * (64 << 10))
+    assert disk_server.transport.producerState == "paused"
+    monkeypatch.setattr(disk_server, "run", maybeDeferred)
     thread.callback(None)
-    assert server.transport.value().count(b"HTTP/1.1 404 ") == 21
+    assert disk_server.transport.value().count(b"HTTP/1.1 404 ") == 21
 
 
 @pytest.mark.parametrize("here", [10, 4], ids=["at once", "in two pieces"])
