@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tomllib
 import unicodedata
 from ipaddress import ip_network
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 
 import attrs
 import pytest
-import toml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -72,7 +72,7 @@ def test_example_is_the_defaults() -> None:
         assert re.search(rf"^{name} = ", text, re.MULTILINE), name
     for name in ("Secret", "StoreDir", "# SecretFile"):
         assert re.search(rf"^{name} = ", text, re.MULTILINE), name
-    assert set(toml.loads(text)) == set(FIELDS)
+    assert set(tomllib.loads(text)) == set(FIELDS)
 
 
 def test_every_key_but_two_has_a_default() -> None:
