@@ -111,6 +111,7 @@ class MemoryStore:
     """A store that is gone with the process, and knows nothing of descriptors, threads and flushes."""
 
     space = Space(None)
+    stuck = ""
     sends = False
 
     def __init__(self) -> None:

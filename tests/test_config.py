@@ -497,7 +497,7 @@ def test_example_secret_off_loopback(path: Path, listen: str) -> None:
 
 def test_example_secret_among_others(path: Path) -> None:
     """The public secret is refused in a list and in a file too."""
-    secret = toml.load(ROOT / "etc" / "config.toml")["Secret"]
+    secret = tomllib.loads((ROOT / "etc" / "config.toml").read_text())["Secret"]
     rest = 'StoreDir = "/srv/upload"\nListenPort = ":8080"\n'
     assert "everybody knows" in refusal(path, f'Secret = ["new", "{secret}"]\n{rest}')
     file = path.with_name("secret")

@@ -192,6 +192,27 @@ def test_a_stuck_call_is_passed(reactor: Reactor, gate: Gate) -> None:
     assert reactor.wait_for(stuck) is None
 
 
+def test_all_threads_are_stuck(reactor: Reactor) -> None:
+    """While no thread gives anything back, how long the next call has waited is told, until it is taken."""
+    threads = Threads(reactor, 2, "test")
+    gates = [Gate() for _ in range(2)]
+    results = [threads.run(gate) for gate in gates]
+    for gate in gates:
+        while not gate._entered.is_set():
+            reactor.advance(0.01)
+    assert threads.stuck_seconds == 0
+    behind = threads.run(lambda: "done")
+    for _ in range(20):
+        reactor.advance(1)
+    assert threads.stuck_seconds > 15
+    for gate in gates:
+        gate.open()
+    assert reactor.wait_for(behind) == "done"
+    assert threads.stuck_seconds == 0
+    for result in results:
+        assert reactor.wait_for(result) is None
+
+
 def test_no_more_threads_than_allowed(reactor: Reactor) -> None:
     """However many calls are stuck, so many threads work at once and no more."""
     threads = Threads(reactor, 3, "test")

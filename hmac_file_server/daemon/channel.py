@@ -33,7 +33,7 @@ class Report(amp.Command):
     """
 
     arguments = [(b"others", amp.String())]
-    response = [(b"figures", amp.String()), (b"share", amp.String())]
+    response = [(b"figures", amp.String()), (b"share", amp.String()), (b"problem", amp.Unicode())]
 
 
 class Stop(amp.Command):
@@ -57,16 +57,16 @@ def receive_settings() -> bytes:
 class Parent(amp.AMP):
     """A worker's end: it stops when its parent asks for it, or is gone.
 
-    :param report: is told the others' share; gives the figures, and the own share.
+    :param report: is told the others' share; gives the figures, the own share, and why nothing gets done.
     """
 
-    def __init__(self, reactor: Any, report: Callable[[Share], tuple[bytes, Share]]) -> None:
+    def __init__(self, reactor: Any, report: Callable[[Share], tuple[bytes, Share, str]]) -> None:
         super().__init__()
         self._reactor = reactor
         self._report = report
 
     @classmethod
-    def attend(cls, reactor: Any, report: Callable[[Share], tuple[bytes, Share]]) -> None:
+    def attend(cls, reactor: Any, report: Callable[[Share], tuple[bytes, Share, str]]) -> None:
         """Listen to the parent."""
         # When the reactor has set its own handlers.
         reactor.callWhenRunning(leave_to_parent)
@@ -77,12 +77,12 @@ class Parent(amp.AMP):
         self.callRemote(Running).addErrback(lambda failure: None)
 
     @Report.responder
-    def _told_to_report(self, others: bytes) -> dict[str, bytes]:
+    def _told_to_report(self, others: bytes) -> dict[str, bytes | str]:
         try:
-            figures, share = self._report(Share.decode(others))
-            return {"figures": figures, "share": share.encode()}
+            figures, share, problem = self._report(Share.decode(others))
+            return {"figures": figures, "share": share.encode(), "problem": problem}
         except MemoryError:  # AMP would end the conversation, and with it the worker.
-            return {"figures": b"", "share": b""}
+            return {"figures": b"", "share": b"", "problem": ""}
 
     @Stop.responder
     def _told_to_stop(self) -> dict[str, object]:

@@ -73,8 +73,8 @@ class StoreWatch(Service):
 
     def check(self) -> Deferred[None]:
         """As :meth:`StoreCheck.ask`."""
-        if self._room.away:
-            return fail(Unusable(self._room.away))
+        if problem := self._room.away or self._store.stuck:
+            return fail(Unusable(problem))
         return self._check.ask()
 
     def _look(self) -> Deferred[None]:

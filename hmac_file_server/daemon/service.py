@@ -105,14 +105,14 @@ class FileService(MultiService):
         hints = Hints(config.listen.endpoint, config.trusted_proxies)
         return Site(tree, self._reactor, _limits(config), access_log.ended, access_log.turned_away, hints)
 
-    def report(self, others: Share) -> tuple[bytes, Share]:
-        """The figures and the own share of what is bounded, for the parent of several workers.
+    def report(self, others: Share) -> tuple[bytes, Share, str]:
+        """For the parent of several workers: the figures, the own share of what is bounded, and why nothing gets done.
 
         :param others: what the other workers have.
         """
         connections = self._site.connections
         connections.elsewhere, self._room.claimed_elsewhere = others.counts, others.claimed
-        return self._metrics.report(), Share(connections.counts, self._room.claimed)
+        return self._metrics.report(), Share(connections.counts, self._room.claimed), self._store.stuck
 
     def _status(self) -> str:
         free = "" if self._room.free is None else f", {self._room.free >> 20} MiB free"

@@ -117,8 +117,12 @@ class WorkersService(MultiService):
             return "stopping"
         if not any(worker.runs for worker in self._workers):
             return "no worker runs"
-        late = [worker.number for worker in self._workers if worker.is_late]
-        return f"worker {late[0]} does not answer" if late else ""
+        for worker in self._workers:
+            if worker.is_late:
+                return f"worker {worker.number} does not answer"
+            if worker.problem:
+                return f"worker {worker.number}: {worker.problem}"
+        return ""
 
     def _renew(self) -> Deferred[None]:
         """Have the newest figures of all workers that answer soon."""
@@ -202,6 +206,7 @@ class Worker(Service, ProcessProtocol):
     :param descriptor: of the socket that it accepts from.
     :ivar report: its newest figures; empty while it has told none.
     :ivar share: what it has of what is bounded for all workers together.
+    :ivar problem: why nothing gets done in it; empty if it does.
     """
 
     transport: Any
@@ -219,6 +224,7 @@ class Worker(Service, ProcessProtocol):
         self._heard = 0.0
         self.report = b""
         self.share = NOTHING
+        self.problem = ""
         self.runs = False
 
     def startService(self) -> None:
@@ -269,11 +275,12 @@ class Worker(Service, ProcessProtocol):
         if self._child is None or self._look is None:
             return succeed(None)
         others = self._service.shares_beside(self).encode()
-        asked: Deferred[dict[str, bytes]] = self._child.callRemote(Report, others=others)
+        asked: Deferred[dict[str, Any]] = self._child.callRemote(Report, others=others)
         return asked.addCallbacks(self._told, lambda failure: None)
 
-    def _told(self, answer: dict[str, bytes]) -> None:
+    def _told(self, answer: dict[str, Any]) -> None:
         self._heard = self._service.now()
+        self.problem = answer["problem"]
         if answer["figures"]:
             self.report, self.share = answer["figures"], Share.decode(answer["share"])
 
@@ -284,7 +291,7 @@ class Worker(Service, ProcessProtocol):
             self._look.cancel()
             self._look = None
         self._service.ended(self.report)
-        self.report, self.share = b"", NOTHING
+        self.report, self.share, self.problem = b"", NOTHING, ""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None

@@ -170,6 +170,7 @@ class IStore(Interface):
     """Files by the paths of their slots."""
 
     space: Space = Attribute("what was free when it was opened")
+    stuck: str = Attribute("why nothing gets done, although the store answers when it is looked at; empty if it does")
     sends: bool = Attribute("whether its files can send themselves to a socket")
 
     def draft(path: SlotPath, size: int, media_type: bytes | None) -> IDraft:  # noqa: N805

@@ -89,3 +89,28 @@ def test_a_disk_that_hangs(make_daemon: MakeDaemon, disk: Disk) -> None:
         assert begun.answer().body == body
         assert upload.send(body[8 * MIB :]).answer().status == 201
     assert (disk.folder / "new/a.bin").read_bytes() == body
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_threads_that_hang(make_daemon: MakeDaemon, disk: Disk, tmp_path: Path, workers: int) -> None:
+    """Where one folder's disk takes all threads, and StoreDir still answers, /readyz says so, until it is over."""
+    daemon = make_daemon(StoreDir=str(tmp_path / "store"), Workers=workers, MetricsEnabled=True).start()
+    (daemon.store / "mounted").mkdir()
+    subprocess.run(["mount", "--bind", disk.folder, daemon.store / "mounted"], check=True)
+    try:
+        (disk.folder / "a.bin").write_bytes(b"hello")
+        assert daemon.get("mounted/a.bin").body == b"hello"
+        disk.hang()
+        wires = [daemon.wire() for _ in range(100)]
+        for wire in wires:
+            wire.send(b"GET /upload/mounted/b.bin HTTP/1.1\r\nHost: a\r\n\r\n")
+        eventually(lambda: "all threads that read wait for the disk" in daemon.ready()[1], what="/readyz tells")
+        assert daemon.ready()[0] == 503
+        disk.go_on()
+        eventually(lambda: daemon.ready()[0] == 200, what="/readyz is content again")
+        for wire in wires:
+            assert wire.answer().status == 404
+            wire.close()
+    finally:
+        disk.go_on()
+        subprocess.call(["umount", "-l", str(daemon.store / "mounted")])

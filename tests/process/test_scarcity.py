@@ -165,7 +165,7 @@ def test_a_moment(
     assert not load.outcomes[False]
     assert processes(daemon) == list(before)
     for pid, there in before.items():
-        eventually(lambda: descriptors(pid) <= there, what="as many descriptors as before")  # noqa: B023
+        eventually(lambda: descriptors(pid) <= there, what=f"as many descriptors as before: {there}")  # noqa: B023
     eventually(lambda: daemon.running() == 0)
     assert daemon.put("last/a.bin", os.urandom(3 * MIB)).status == 201
     assert daemon.stop() in (0, -signal.SIGTERM)

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from zope.interface import implementer
 
 from hmac_file_server.stores.errors import ReaderLeft
@@ -58,16 +58,18 @@ class Closer:
         self._run = run
         self._clock = clock
         self._done_with: list[StoredFile] = []
+        self._timer: IDelayedCall | None = None
 
     def close(self, file: StoredFile) -> None:
         """Close a file soon."""
         if file.descriptor < 0:
             return
         self._done_with.append(file)
-        if len(self._done_with) == 1:
-            self._clock.callLater(_CLOSE_SECONDS, self._close_all)
+        if self._timer is None:
+            self._timer = self._clock.callLater(_CLOSE_SECONDS, self._close_all)
 
     def _close_all(self) -> None:
+        self._timer = None
         files, self._done_with = self._done_with, []
 
         def close() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -19,6 +20,8 @@ from hmac_file_server.stores.room import Space
 
 _WRITERS = 32
 _READERS = 16
+_STUCK_SECONDS = 10.0
+_NO_POOLS: Mapping[str, Threads] = {}
 
 
 @implementer(IStore)
@@ -29,17 +32,27 @@ class LocalStore:
     :param writers: run what uploads do.
     :param readers: others, so that no number of uploads to a slow disk keeps a download waiting.
     :param looker: one more, so that looking at a disk that does not answer keeps nobody waiting.
+    :param pools: the pools of threads behind these, by what they do.
     """
 
     sends = True
 
-    def __init__(self, disk: Disk, writers: Run, readers: Run, looker: Run, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        writers: Run,
+        readers: Run,
+        looker: Run,
+        clock: IReactorTime,
+        pools: Mapping[str, Threads] = _NO_POOLS,
+    ) -> None:
         self._disk = disk
         self.space = disk.look()
         self._writers = writers
         self._readers = readers
         self._looker = looker
         self._closer = Closer(readers, clock)
+        self._pools = pools
 
     @classmethod
     def at(cls, folder: str, fsync: bool, reactor: Any) -> LocalStore:
@@ -49,16 +62,31 @@ class LocalStore:
         :raises Unusable: if files can not be made or published there.
         """
         disk = Disk(folder, fsync)
-        pools = [("writer", _WRITERS), ("reader", _READERS), ("looker", 1)]
-        writers, readers, looker = (Threads(reactor, most, name).run for name, most in pools)
-        return cls(disk, writers, readers, looker, reactor)
+        writers, readers = Threads(reactor, _WRITERS, "writer"), Threads(reactor, _READERS, "reader")
+        looker = Threads(reactor, 1, "looker")
+        pools = {"write": writers, "read": readers}
+        return cls(disk, writers.run, readers.run, looker.run, reactor, pools)
+
+    @property
+    def stuck(self) -> str:
+        for what, pool in self._pools.items():
+            if pool.stuck_seconds > _STUCK_SECONDS:
+                return f"all threads that {what} wait for the disk"
+        return ""
 
     def draft(self, path: SlotPath, size: int, media_type: bytes | None) -> DraftInThreads:
         return DraftInThreads(self._disk.draft(path, size, media_type), self._writers)
 
     def open(self, path: SlotPath, preload: int = 0) -> Deferred[IFile]:
-        readers, closer = self._readers, self._closer
-        return readers(lambda: LocalFile(self._disk.open(path, preload), readers, closer))
+        return self._readers(lambda: self._open(path, preload))
+
+    def _open(self, path: SlotPath, preload: int) -> LocalFile:
+        file = self._disk.open(path, preload)
+        try:
+            return LocalFile(file, self._readers, self._closer)
+        except BaseException:  # no memory
+            file.close()
+            raise
 
     def sessions(self, timeout: float) -> SessionsInThreads:
         return SessionsInThreads(

@@ -77,6 +77,7 @@ class Threads:
         # In the reactor's thread only:
         self._is_new = False
         self._first: _Job | None = None
+        self._first_since = 0.0
         self._look: IDelayedCall | None = None
 
     def run(self, function: Callable[[], T]) -> Deferred[T]:
@@ -88,6 +89,13 @@ class Threads:
             self._is_new = True
         self._jobs.append(job)
         return job.done
+
+    @property
+    def stuck_seconds(self) -> float:
+        """How long the next call has been waiting for a thread, while none gave anything back."""
+        jobs = self._jobs
+        waits = self._first is not None and jobs and jobs[0] is self._first
+        return self._reactor.seconds() - self._first_since if waits else 0.0
 
     def _wake(self) -> None:
         """Let one more thread work, if there may be and can be one more. Needs the lock."""
@@ -123,7 +131,9 @@ class Threads:
             self._look_later()
 
     def _look_later(self) -> None:
-        self._first = self._jobs[0] if self._jobs else None
+        first = self._jobs[0] if self._jobs else None
+        if first is not self._first:
+            self._first, self._first_since = first, self._reactor.seconds()
         seconds = _REFUSED_SECONDS if self._refused else _STUCK_SECONDS
         self._look = self._reactor.callLater(seconds, self._look_for_stuck)
 
