@@ -12,14 +12,15 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from hmac_file_server.slots.path import RESERVED, SlotPath
+from hmac_file_server.slots.slot import Attributes
 from hmac_file_server.stores.errors import NoSuchFile, SlotTaken, Unmet, WrongFile
 from hmac_file_server.stores.interface import Chunks, Condition, IDraft, IFile, IStore, Present, Source
 from hmac_file_server.stores.local.disk import Disk
 from hmac_file_server.stores.local.store import LocalStore
 from hmac_file_server.stores.room import Space
 
-Files = dict[SlotPath, tuple[bytes, bytes | None]]
-"""Content and type of each."""
+Files = dict[SlotPath, tuple[bytes, Attributes]]
+"""Content and what is kept with it, of each."""
 
 
 def local_store(
@@ -36,11 +37,11 @@ def local_store(
 class MemoryFile:
     """A file in memory."""
 
-    def __init__(self, content: bytes, media_type: bytes | None, mtime_ns: int, preload: int) -> None:
+    def __init__(self, content: bytes, about: Attributes, mtime_ns: int, preload: int) -> None:
         self._content = content
         self.size = len(content)
         self.mtime_ns = mtime_ns
-        self.media_type = media_type
+        self.about = about
         self.content = content if len(content) <= preload else None
 
     def read(self, offset: int, length: int) -> Deferred[bytes]:
@@ -62,10 +63,10 @@ class MemoryDraft:
     takes_from_sockets = False
     claimed = 0
 
-    def __init__(self, files: Files, path: SlotPath, size: int, media_type: bytes | None) -> None:
+    def __init__(self, files: Files, path: SlotPath, size: int, about: Attributes) -> None:
         self._files = files
         self.path, self.end = path, size
-        self._media_type = media_type
+        self._about = about
         self._body = b""
 
     @property
@@ -99,7 +100,7 @@ class MemoryDraft:
         self._look()
         if any(hashlib.sha256(self._body).digest() != digest for digest in self.digests):
             raise WrongFile
-        if self._files.setdefault(self.path, (self._body, self._media_type))[0] != self._body:
+        if self._files.setdefault(self.path, (self._body, self._about))[0] != self._body:
             raise SlotTaken
 
     def give_up(self, chunks: Chunks, reason: Exception) -> Deferred[None]:
@@ -112,13 +113,14 @@ class MemoryStore:
 
     space = Space(None)
     stuck = ""
+    keeps_attributes = True
     sends = False
 
     def __init__(self) -> None:
         self.files: Files = {}
 
-    def draft(self, path: SlotPath, size: int, media_type: bytes | None) -> MemoryDraft:
-        return MemoryDraft(self.files, path, size, media_type)
+    def draft(self, path: SlotPath, size: int, about: Attributes) -> MemoryDraft:
+        return MemoryDraft(self.files, path, size, about)
 
     def open(self, path: SlotPath, preload: int = 0) -> Deferred[IFile]:
         if path not in self.files or path.segments[0].startswith(RESERVED):

@@ -24,7 +24,7 @@ from hmac_file_server.metrics import Metrics
 from hmac_file_server.resumption.keeper import FileKeeper
 from hmac_file_server.resumption.upload import Resumables
 from hmac_file_server.resumption.wiring import place_of
-from hmac_file_server.slots.signature import Verifier
+from hmac_file_server.slots.verifier import Verifier
 from hmac_file_server.stores.room import Room
 from hmac_file_server.web.connections import Limits
 from hmac_file_server.web.site import Site

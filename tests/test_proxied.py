@@ -22,7 +22,7 @@ from hmac_file_server.resumption.keeper import FileKeeper
 from hmac_file_server.resumption.upload import SAVE_SECONDS, Resumables
 from hmac_file_server.resumption.wiring import place_of
 from hmac_file_server.slots.path import RESERVED
-from hmac_file_server.slots.signature import Verifier
+from hmac_file_server.slots.verifier import Verifier
 from hmac_file_server.stores.room import Room
 from hmac_file_server.web.client import Proxies
 from hmac_file_server.web.connections import Limits

@@ -25,7 +25,7 @@ from hmac_file_server.files.serving import Serving
 from hmac_file_server.files.tree import Prefix, root
 from hmac_file_server.files.upload import MEMORY, Uploads
 from hmac_file_server.slots.path import slot_path
-from hmac_file_server.slots.signature import Verifier
+from hmac_file_server.slots.verifier import Verifier
 from hmac_file_server.stores.interface import IFile, IStore
 from hmac_file_server.stores.local import file as file_module
 from hmac_file_server.stores.room import Room, Space

@@ -15,7 +15,7 @@ from hmac_file_server.files.upload import Uploads
 from hmac_file_server.resumption.keeper import FileKeeper
 from hmac_file_server.resumption.upload import SAVE_SECONDS, Resumables, ResumableUpload
 from hmac_file_server.slots.path import slot_path
-from hmac_file_server.slots.signature import Slot
+from hmac_file_server.slots.slot import Slot
 from hmac_file_server.stores.errors import NoSession, WrongLength
 from hmac_file_server.stores.local.sessions import SessionFiles
 from hmac_file_server.stores.room import NoRoom, Room, Space

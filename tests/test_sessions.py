@@ -34,8 +34,8 @@ from hmac_file_server.stores.interface import Chunks
 from hmac_file_server.stores.local import part as kept
 from hmac_file_server.stores.local import place as place_module
 from hmac_file_server.stores.local import sessions as sessions_module
+from hmac_file_server.stores.local.attributes import MIME_TYPE
 from hmac_file_server.stores.local.disk import Disk
-from hmac_file_server.stores.local.draft import MIME_TYPE
 from hmac_file_server.stores.local.filesystem import FileSystem
 from hmac_file_server.stores.local.part import DiskPart
 from hmac_file_server.stores.local.place import Place

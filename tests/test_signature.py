@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hmac_file_server.slots.path import slot_path
-from hmac_file_server.slots.signature import BadSignature, Slot, Verifier, sign
+from hmac_file_server.slots.signature import BadSignature, SignatureVerifier, sign
+from hmac_file_server.slots.slot import Slot
 from tests import support
 
 SECRET = "orbit7-shadow23-breeze91-echo17"
@@ -14,7 +15,7 @@ SECRET = "orbit7-shadow23-breeze91-echo17"
 NAME = b"b7f2c9e0-5d3a-4c11-9a57-0f2d6a1b8c44/photo.jpg"
 PATH = slot_path(NAME.split(b"/"))
 SIZE = 1048576
-VERIFIER = Verifier([SECRET.encode()])
+VERIFIER = SignatureVerifier([SECRET.encode()])
 
 # Made by other implementations: see the contract.
 V = b"ed6988dfde2293db2d8f60a4f540b14452298aadb7eb04daec431beef6f3c2e3"
@@ -176,7 +177,7 @@ def test_refuses_without_a_signature(parameters: dict[bytes, bytes]) -> None:
 
 def test_any_of_several_secrets_verifies() -> None:
     """While one secret replaces another, slots signed with either work, and with a third do not."""
-    verifier = Verifier([b"new", "älter".encode()])
+    verifier = SignatureVerifier([b"new", "älter".encode()])
     for secret in ("new", "älter"):
         assert verifier.verify({b"v": [support.v(NAME, 5, secret).encode()]}, PATH, 5, None).size == 5
     with pytest.raises(BadSignature):

@@ -11,6 +11,7 @@ import attrs
 import pytest
 
 from hmac_file_server.slots.path import RESERVED, SlotPath, slot_path
+from hmac_file_server.slots.slot import Attributes
 from hmac_file_server.stores.errors import NoSuchFile, SlotTaken, Unusable
 from hmac_file_server.stores.local.disk import Disk
 from hmac_file_server.stores.local.folders import names_in
@@ -29,7 +30,7 @@ def store(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Disk]:
 
 
 def put(store: Disk, body: bytes, path: SlotPath = PATH, media_type: bytes | None = None) -> None:
-    draft = store.draft(path, len(body), media_type)
+    draft = store.draft(path, len(body), Attributes(media_type))
     try:
         draft.write([body])
         draft.publish()
@@ -53,7 +54,7 @@ def test_the_type_is_kept_with_the_file(store: Disk) -> None:
     """The verified type comes back when the file is opened."""
     put(store, b"hello", media_type=b"text/x-thing; a=b")
     file = store.open(PATH)
-    assert file.media_type == b"text/x-thing; a=b"
+    assert file.about.media_type == b"text/x-thing; a=b"
     file.close()
 
 
@@ -61,7 +62,7 @@ def test_an_endless_type_is_not_kept(store: Disk) -> None:
     """A type longer than a file system would take does not spoil the upload."""
     put(store, b"hello", media_type=b"a/" + b"b" * 10_000)
     file = store.open(PATH)
-    assert file.media_type is None
+    assert file.about.media_type is None
     file.close()
 
 
@@ -109,7 +110,7 @@ def test_a_folder_that_failed_to_flush(store: Disk, tmp_path: Path, monkeypatch:
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    draft = store.draft(PATH, 5, None)
+    draft = store.draft(PATH, 5)
     draft.write([b"hello"])
     with pytest.raises(OSError, match="Input/output"):
         draft.publish()
@@ -178,7 +179,7 @@ def test_a_folder_that_goes_while_it_is_used(store: Disk, tmp_path: Path, monkey
 def test_unpublished_drafts_leave_nothing(store: Disk, tmp_path: Path) -> None:
     """A draft that is closed before it was published is gone, wherever it stopped."""
     for steps in range(3):
-        draft = store.draft(PATH, 5, None)
+        draft = store.draft(PATH, 5)
         if steps:
             draft.begin()
         if steps > 1:
@@ -189,7 +190,7 @@ def test_unpublished_drafts_leave_nothing(store: Disk, tmp_path: Path) -> None:
 
 def test_a_short_body_is_never_published(store: Disk, tmp_path: Path) -> None:
     """A file that has not all its bytes does not get a public name."""
-    draft = store.draft(PATH, 5, None)
+    draft = store.draft(PATH, 5)
     draft.write([b"hel"])
     with pytest.raises(OSError, match="lost bytes"):
         draft.publish()
@@ -200,7 +201,7 @@ def test_a_short_body_is_never_published(store: Disk, tmp_path: Path) -> None:
 def test_sweep_spares_the_living(store: Disk, tmp_path: Path) -> None:
     """Files of dead daemons go, those of a running upload stay, even of another daemon."""
     store._place = attrs.evolve(store._place, anonymous=False)
-    living = store.draft(PATH, 5, None)
+    living = store.draft(PATH, 5)
     living.write([b"hello"])
     (tmp_path / "store" / RESERVED.decode() / "0123.part").write_bytes(b"left")
     other = Disk(str(tmp_path / "store"))
@@ -246,7 +247,7 @@ def test_short_writes(store: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """A file system that takes only part of what it is given gets the rest, in order."""
     monkeypatch.setattr(os, "writev", lambda descriptor, chunks: os.write(descriptor, bytes(chunks[0])[:7]))
     body = bytes(range(256)) * 10
-    draft = store.draft(PATH, len(body), None)
+    draft = store.draft(PATH, len(body))
     draft.write([body[:1000], bytearray(body[1000:1003]), body[1003:]])
     draft.publish()
     draft.close()

@@ -17,6 +17,7 @@ import attrs
 import pytest
 
 from hmac_file_server.slots.path import SlotPath, slot_path
+from hmac_file_server.slots.slot import Attributes
 from hmac_file_server.stores.errors import Unusable
 from hmac_file_server.stores.faults import NotDurable, may_pass
 from hmac_file_server.stores.interface import Chunks
@@ -38,7 +39,7 @@ def store(tmp_path: Path) -> Disk:
 
 
 def written(store: Disk, path: Any, body: bytes) -> Draft:
-    draft = store.draft(path, len(body), None)
+    draft = store.draft(path, len(body))
     draft.write([body])
     return draft
 
@@ -150,7 +151,7 @@ def network(store: Disk) -> None:
 def test_a_late_error_of_a_write(store: Disk, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """On a network's file system a write may tell of bytes that were taken before, and no later try would."""
     network(store)
-    draft = store.draft(A, 100_000, None)
+    draft = store.draft(A, 100_000)
     draft.write([b"A" * 50_000])
     failing_once(monkeypatch, "writev", lambda *_: True, number=number)
     with pytest.raises(NotDurable) as failed:
@@ -163,7 +164,7 @@ def test_a_late_error_of_a_write(store: Disk, monkeypatch: pytest.MonkeyPatch, n
 def test_a_late_error_of_a_small_file(store: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small file of which bytes may be lost is written anew, all of it."""
     network(store)
-    draft = store.draft(B, 5, None)
+    draft = store.draft(B, 5)
     draft.write([b"AAA"])
     os.ftruncate(draft._opened, 0)  # They are lost.
     failing_once(monkeypatch, "writev", lambda *_: True)
@@ -179,7 +180,7 @@ def test_a_late_error_of_a_small_file(store: Disk, tmp_path: Path, monkeypatch: 
 
 def test_room_of_a_file_that_was_dropped(store: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was reserved for a file that could not be made is owed again."""
-    draft = store.draft(A, 2 << 20, b"image/jpeg")
+    draft = store.draft(A, 2 << 20, Attributes(b"image/jpeg"))
     draft.claimed = 2 << 20
     failing_once(monkeypatch, "setxattr", lambda *_: True)
     with pytest.raises(OSError, match="error"):
@@ -226,7 +227,7 @@ def test_a_mount_of_the_same_file_system(store: Disk, tmp_path: Path, way: str) 
 def test_bound_while_it_comes(store: Disk, tmp_path: Path, way: str) -> None:
     """A file that can not get its name where it was born is copied to where it can."""
     store._place = attrs.evolve(store._place, anonymous=way == "nameless", renames=way == "renamed")
-    draft = store.draft(A, 5, b"image/png")
+    draft = store.draft(A, 5, Attributes(b"image/png"))
     draft.write([b"AAAAA"])
     (tmp_path / "store/u").mkdir()
     (tmp_path / "elsewhere").mkdir()
@@ -237,7 +238,7 @@ def test_bound_while_it_comes(store: Disk, tmp_path: Path, way: str) -> None:
         draft.close()
         assert (tmp_path / "elsewhere/a/file").read_bytes() == b"AAAAA"
         with contextlib.closing(store.open(A)) as file:
-            assert file.media_type == b"image/png"
+            assert file.about.media_type == b"image/png"
         assert os.listdir(tmp_path / "elsewhere/a") == ["file"]
     finally:
         subprocess.check_call(["umount", tmp_path / "store/u"])
@@ -325,7 +326,7 @@ def test_taking_back_fails(store: Disk, tmp_path: Path, monkeypatch: pytest.Monk
 def test_sweep_takes_a_new_draft(store: Disk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A named draft that a sweep removes before it is locked is made again."""
     store._place = attrs.evolve(store._place, anonymous=False)
-    draft = store.draft(A, 5, None)
+    draft = store.draft(A, 5)
     real = os.open
 
     def opened(name: Any, flags: int, *args: Any, **named: Any) -> int:

@@ -13,7 +13,7 @@ from zope.interface import implementer
 from hmac_file_server.files.retry import RetryPolicy
 from hmac_file_server.files.upload import MEMORY, Upload, Uploads
 from hmac_file_server.slots.path import slot_path
-from hmac_file_server.slots.signature import Slot
+from hmac_file_server.slots.slot import Slot
 from hmac_file_server.stores.errors import SlotTaken
 from hmac_file_server.stores.room import NoRoom, Room, Space
 from hmac_file_server.web.body import Broken

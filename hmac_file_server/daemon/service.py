@@ -30,7 +30,8 @@ from hmac_file_server.log import LineLog, Out
 from hmac_file_server.metrics import Metrics, MetricsRoot, MetricsSite, Ready
 from hmac_file_server.resumption import wiring
 from hmac_file_server.slots.secret import EXAMPLE_SECRET, weaknesses
-from hmac_file_server.slots.signature import Verifier
+from hmac_file_server.slots.verifier import Verifier
+from hmac_file_server.stores.interface import IStore
 from hmac_file_server.stores.room import Room
 from hmac_file_server.web.client import Proxies
 from hmac_file_server.web.connections import Limits
@@ -123,7 +124,7 @@ class FileService(MultiService):
         _raise_descriptor_limit()
         super().startService()
         if self._says_hello:
-            say_hello(self._config)
+            say_hello(self._config, self._store)
 
     def stopService(self) -> Deferred[None]:
         """Let running requests finish within ShutdownTimeout, then cut what is left."""
@@ -165,12 +166,17 @@ def serve_metrics(parent: MultiService, config: Config, root: MetricsRoot, react
         Listener(config, "MetricsPort", config.metrics_listen, site, reactor).setServiceParent(parent)
 
 
-def say_hello(config: Config) -> None:
+def say_hello(config: Config, store: IStore) -> None:
     """Log where the daemon is, and what it makes of its configuration."""
     for line in banner(config):
         _log.info("{line}", line=line)
     for warning in config.warnings:
         _log.warn("{warning}", warning=warning)
+    if not store.keeps_attributes:
+        what = "the type that was signed, its owner and when it expires"
+        _log.warn(
+            "StoreDir: the file system keeps no extended attributes: {what} can not be kept with a file", what=what
+        )
     for weakness in weaknesses(config.secrets):
         _log.warn("{file}: Secret: {weakness}", file=config.file, weakness=weakness)
 

@@ -77,7 +77,7 @@ class WorkersService(MultiService):
         # The last to start: by then all listen.
         self._notifier.setServiceParent(self)
         super().startService()
-        say_hello(self._config)
+        say_hello(self._config, self._store)
 
     def _listen(self) -> list[int]:
         """A listening socket for each worker, between which the kernel shares out the clients.

@@ -45,7 +45,11 @@ class Served:
     def of(cls, file: IFile, name: str, until: float) -> Served:
         """:param name: the file's own."""
         validators = {b"ETag": conditional.etag(file), b"Last-Modified": conditional.last_modified(file)}
-        headers = {**file_headers(file.media_type, name), **validators, b"Content-Length": b"%d" % file.size}
+        end = file.about.end
+        # It may be served by this cache for a moment before another one gets it.
+        seconds = None if end is None else end - time.time() - HOT_SECONDS
+        headers = {**file_headers(file.about.media_type, name, seconds), **validators}
+        headers[b"Content-Length"] = b"%d" % file.size
         unchanged = {**validators, **{said: headers[said] for said in _NOT_MODIFIED}}
         return cls(file, validators, unchanged, headers, lines(headers), until, conditional.modified(file.mtime_ns))
 
@@ -65,9 +69,10 @@ class Cache:
     def get(self, path: bytes) -> Served | None:
         """What was kept, if it may be served still."""
         served = self._served.get(path)
-        if served is None or served.until <= self._clock.seconds() or served.modified > time.time():
+        if served is None or served.until <= self._clock.seconds():
             return None
-        return served
+        now = time.time()
+        return None if served.modified > now or served.file.about.is_over(now) else served
 
     def keep(self, path: bytes, served: Served) -> None:
         """Keep a file whose content is at hand."""

@@ -12,7 +12,10 @@ from hmac_file_server.web.headers import POLICY
 _PICTURE_POLICY = POLICY + b"; img-src 'self'; style-src 'unsafe-inline'"
 _MEDIA_POLICY = POLICY + b"; media-src 'self'"
 
-CACHE = b"public, max-age=31536000, immutable"
+_YEAR = 31_536_000
+_CACHE_UNTIL = b"public, max-age=%d, immutable"
+
+CACHE = _CACHE_UNTIL % _YEAR
 """A file under a random path never changes (RFC 8246)."""
 
 _CODE = re.compile(rb"(application|text)/((x-)?(java|ecma|j|live)script[\d.]*|json|css|wasm)|.*\+json")
@@ -38,11 +41,12 @@ _MEDIA = frozenset(
 """Types that a browser can show without running anything, beside plain text; all others are saved, not shown."""
 
 
-def file_headers(stored: bytes | None, name: str) -> dict[bytes, bytes]:
+def file_headers(stored: bytes | None, name: str, seconds: float | None = None) -> dict[bytes, bytes]:
     """Headers that let a stranger's file be shown or saved, but never run.
 
     :param stored: the type that is kept with the file, if any.
     :param name: the file's name, whose extension tells the type otherwise.
+    :param seconds: how long it may be kept by a cache, None if it stays.
     """
     media_type = media_types.parse(stored) if stored else media_types.of_name(name)
     essence, semicolon, _ = media_type.partition(b";")
@@ -62,7 +66,7 @@ def file_headers(stored: bytes | None, name: str) -> dict[bytes, bytes]:
         b"Content-Security-Policy": policy,
         b"Content-Type": media_type,
         b"Content-Disposition": disposition(kind, name),
-        b"Cache-Control": CACHE,
+        b"Cache-Control": CACHE if seconds is None else _CACHE_UNTIL % min(_YEAR, max(0, int(seconds))),
         b"Accept-Ranges": b"bytes",
     }
 

@@ -12,10 +12,13 @@ from hmac_file_server.files.errors import not_stored, nothing_here
 from hmac_file_server.files.node import Node
 from hmac_file_server.files.serving import Serving
 from hmac_file_server.files.upload import Upload, Uploads
+from hmac_file_server.slots.bearer import BadToken
 from hmac_file_server.slots.mistakes import Asked, likely_mistake
 from hmac_file_server.slots.path import BadPath, slot_path
 from hmac_file_server.slots.secret import COMMAND
-from hmac_file_server.slots.signature import BadSignature, Slot, Verifier
+from hmac_file_server.slots.signature import BadSignature
+from hmac_file_server.slots.slot import Slot
+from hmac_file_server.slots.verifier import Presented, Verifier
 from hmac_file_server.web import conditional, digest
 from hmac_file_server.web.errors import HTTPError
 from hmac_file_server.web.headers import NOTHING_RUNS, lines
@@ -67,17 +70,16 @@ class Files(Node):
         """
         try:
             path = slot_path(request.postpath or ())
-            slot = self._verifier.verify(request.args, path, size, request.said(b"Content-Type"))
+            shown = _presented(request)
+            slot = self._verifier.verify(shown, path, size)
         except BadPath as error:
             raise HTTPError(400, "path", str(error), self._detail(str(error), request, size)) from None
         except BadSignature as error:
             reason = self._detail(str(error), request, size)
             raise HTTPError(403, "signature", "the signature does not hold", reason) from None
-        if (
-            self._example is not None
-            and not request.is_local
-            and self._example.holds(request.args, path, size, request.said(b"Content-Type"))
-        ):
+        except BadToken as error:
+            raise _refused(error, self._detail(str(error), request, size)) from None
+        if self._example is not None and not request.is_local and self._example.holds(shown, path, size):
             raise HTTPError(403, "signature", "the server's secret is the one of its example", _EXAMPLE)
         if self._max_size and slot.size > self._max_size:
             message = f"at most {self._max_size} bytes are taken"
@@ -105,9 +107,8 @@ class Files(Node):
         :param prefix: ``UploadSubDir``, without slashes around it.
         :returns: what guesses: that costs more than the refusal, and is for the log only.
         """
-        said, verifier = request.said, self._verifier
-        asked = Asked(request.path, request.args, size, said(b"Content-Type"), said(b"Authorization"))
-        return lambda: likely_mistake(asked, prefix, verifier)
+        asked = Asked(request.path, _presented(request), size)
+        return lambda: likely_mistake(asked, prefix, self._verifier)
 
     def render_PUT(self, request: Request) -> int:
         """Answer when the file is public and safe."""
@@ -130,6 +131,19 @@ class Files(Node):
         return NOT_DONE_YET
 
     render_HEAD = render_GET
+
+
+def _presented(request: Request) -> Presented:
+    authorization = request.requestHeaders.getRawHeaders(b"Authorization", ())
+    return Presented(request.args, request.said(b"Content-Type"), authorization)
+
+
+def _refused(error: BadToken, detail: Callable[[], str]) -> HTTPError:
+    """What to answer to a token (RFC 6750, section 3)."""
+    if error.status == 413:
+        return HTTPError(413, "token", "the token is for a file of another length", detail)
+    message = "the token is for another file" if error.status == 403 else "the token gives no right to upload"
+    return HTTPError(error.status, "token", message, detail, {b"WWW-Authenticate": error.challenge})
 
 
 def body_length(request: Request, length: int | None) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
+import time
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 
 from hmac_file_server.files import download
 from hmac_file_server.files.cache import HOT_SECONDS, Cache, Served
-from hmac_file_server.files.errors import bug, not_served
+from hmac_file_server.files.errors import bug, not_served, nothing_here
 from hmac_file_server.slots.path import SlotPath
 from hmac_file_server.stores.interface import IFile, IStore
 from hmac_file_server.web import conditional
@@ -42,6 +43,10 @@ class Serving:
         ).addErrback(lambda failure: request.fail(bug(failure, "answering a GET")))
 
     def _opened(self, request: Request, path: SlotPath, file: IFile) -> None:
+        if file.about.is_over(time.time()):
+            file.close()
+            request.fail(nothing_here())
+            return
         try:
             served = Served.of(file, path.name, self._clock.seconds() + HOT_SECONDS)
             pieces = self._answer(request, served)

@@ -15,7 +15,7 @@ from zope.interface import Interface, implementer
 
 from hmac_file_server.files.retry import RetryLoop, RetryPolicy
 from hmac_file_server.slots.path import SlotPath
-from hmac_file_server.slots.signature import Slot
+from hmac_file_server.slots.slot import Slot
 from hmac_file_server.stores.faults import Crowded, is_full
 from hmac_file_server.stores.interface import Chunks, Condition, IDraft, IStore
 from hmac_file_server.stores.room import Away, NoRoom, Room
@@ -95,7 +95,7 @@ class Uploads:
         :raises NoRoom: if it can not fit.
         :raises Away: if the store can not be reached.
         """
-        draft = self._store.draft(slot.path, slot.size, slot.media_type)
+        draft = self._store.draft(slot.path, slot.size, slot.attributes)
         upload = Upload(draft, self)
         upload.slot, upload.client, upload.begun = slot, client, time.time()
         self.add(upload, slot.size)

@@ -11,7 +11,7 @@ from hmac_file_server.resumption import wire
 from hmac_file_server.resumption.errors import asked_version, inconsistent, upload_of
 from hmac_file_server.resumption.upload import Resumables, ResumableUpload, TooMany
 from hmac_file_server.slots.path import RESERVED
-from hmac_file_server.slots.signature import Slot
+from hmac_file_server.slots.slot import Slot
 from hmac_file_server.stores.session import Part
 from hmac_file_server.web.digest import asked_digest
 from hmac_file_server.web.errors import HTTPError, unavailable

@@ -13,7 +13,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from hmac_file_server.files.upload import State, Superseded, Upload, Uploads
-from hmac_file_server.slots.signature import Slot
+from hmac_file_server.slots.slot import Slot
 from hmac_file_server.stores.errors import Cancelled, Held, NoSession
 from hmac_file_server.stores.interface import IPart, ISessions
 from hmac_file_server.stores.session import Part, Session, new_token, same_slot
@@ -173,7 +173,17 @@ class Resumables:
         now = time.time()
         token = new_token(slot.path)
         session = Session(
-            token, slot.path, slot.size, slot.media_type, version, digest, client, begun=now, touched=now
+            token,
+            slot.path,
+            slot.size,
+            slot.media_type,
+            version,
+            digest,
+            client,
+            begun=now,
+            touched=now,
+            owner=slot.owner,
+            end=slot.end,
         )
         alike = [upload for upload in self._live.values() if same_slot(upload.token, token)]
         older = next((upload for upload in reversed(alike) if upload.path == slot.path), None)

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from urllib.parse import unquote_to_bytes
 
 import attrs
 
+from hmac_file_server.slots.bearer import BadToken, presented
 from hmac_file_server.slots.path import SlotPath
 from hmac_file_server.slots.secret import EXAMPLE_SECRET, PLACEHOLDER
-from hmac_file_server.slots.signature import PARAMETERS, BadSignature, Verifier, strongest
+from hmac_file_server.slots.signature import PARAMETERS, BadSignature, strongest
+from hmac_file_server.slots.verifier import Presented, Verifier
 
 _DEEPEST_PREFIX = 8
 _LONGEST_PATH = 1024
 _SHOWN = 100
 _EJABBERD = re.compile(rb"/[0-9a-f]{40}/[0-9A-Za-z]{40}/[^/]+\Z")
 
-_BASE_URL = "http_upload_external_base_url (in ejabberd: put_url)"
+_BASE_URL = "http_upload_external_base_url (or http_file_share_base_url; in ejabberd: put_url)"
 _UNSIGNED = (
-    "Prosody signs with mod_http_upload_external, not with mod_http_file_share or mod_http_upload;"
-    " ejabberd with external_secret in mod_http_upload"
+    "Prosody signs with mod_http_upload_external, or with mod_http_file_share and http_file_share_secret, but not with"
+    " mod_http_upload; ejabberd with external_secret in mod_http_upload"
 )
 
 
@@ -30,17 +32,13 @@ class Asked:
     """An upload that was refused.
 
     :param path: of its URL as it came, percent-encoded and without the query.
-    :param parameters: of the query.
+    :param shown: what it shows to have a right.
     :param size: of the file in bytes.
-    :param content_type: its Content-Type as sent, None if it has none.
-    :param authorization: its Authorization as sent, None if it has none.
     """
 
     path: bytes
-    parameters: Mapping[bytes, Sequence[bytes]] = attrs.field(repr=False)
+    shown: Presented
     size: int
-    content_type: bytes | None = None
-    authorization: bytes | None = attrs.field(default=None, repr=False)
 
 
 def likely_mistake(asked: Asked, prefix: str, verifier: Verifier) -> str:
@@ -53,25 +51,28 @@ def likely_mistake(asked: Asked, prefix: str, verifier: Verifier) -> str:
     """
     if len(asked.path) > _LONGEST_PATH:
         return ""
-    if not any(name in asked.parameters for name in PARAMETERS):
-        return _why_unsigned(asked)
     try:
-        _, digest = strongest(asked.parameters)
-    except BadSignature:
+        digest = b""
+        what = "token" if presented(asked.shown.authorization) is not None else "signature"
+        if what == "signature":
+            if not any(name in asked.shown.parameters for name in PARAMETERS):
+                return _why_unsigned(asked)
+            _, digest = strongest(asked.shown.parameters)
+    except (BadSignature, BadToken):
         return ""
     segments = [unquote_to_bytes(segment) for segment in asked.path.split(b"/")[1:]]
     inside = _inside(segments, prefix)
     for path, words in _other_paths(asked.path, segments, prefix):
         if _holds(verifier, asked, path):
-            return f"the signature holds {words}"
+            return f"the {what} holds {words}"
     if inside is None:
         return ""
-    if verifier.signed(digest, inside):
+    if digest and verifier.signatures.signed(digest, inside):
         return (
             "the signature holds for the path alone, as hmac-file-server 3.x has it: path and size must be signed, as"
             " mod_http_upload_external and ejabberd do"
         )
-    return _other_secret(verifier, asked, inside)
+    return _other_secret(verifier, asked, inside, what)
 
 
 def where_uploads_go(prefix: str) -> str:
@@ -83,11 +84,9 @@ def where_uploads_go(prefix: str) -> str:
 
 
 def _why_unsigned(asked: Asked) -> str:
-    if asked.authorization is not None and asked.authorization[:7].lower() == b"bearer ":
-        return f"it has the bearer token of mod_http_file_share instead, which is not taken here: {_UNSIGNED}"
     if _EJABBERD.search(asked.path):
         return "by its path it is ejabberd's: set external_secret in mod_http_upload to the daemon's Secret"
-    return f"{_UNSIGNED}; or a proxy cuts the query off"
+    return f"{_UNSIGNED}; or a proxy cuts the query off, or Authorization"
 
 
 def _inside(segments: list[bytes], prefix: str) -> bytes | None:
@@ -141,14 +140,14 @@ def _words(before: list[bytes], parts: list[bytes], prefix: str, has_empty: bool
     return f'after "/{shown}/": set UploadSubDir = "{shown}/", or {ending}{host}'
 
 
-def _other_secret(verifier: Verifier, asked: Asked, path: bytes) -> str:
+def _other_secret(verifier: Verifier, asked: Asked, path: bytes, what: str) -> str:
     if _holds(_PUBLIC, asked, path):
-        return "the signature was made with an example's secret: give the XMPP server the daemon's Secret"
-    trimmed, with_newline = _misread(tuple(verifier.secrets))
+        return f"the {what} was made with an example's secret: give the XMPP server the daemon's Secret"
+    trimmed, with_newline = _misread(tuple(verifier.signatures.secrets))
     if _holds(trimmed, asked, path):
-        return "the signature holds for Secret without the white space around it: cut that off"
+        return f"the {what} holds for Secret without the white space around it: cut that off"
     if _holds(with_newline, asked, path):
-        return "the signature holds for Secret with a newline after it: cut that off in the XMPP server's secret"
+        return f"the {what} holds for Secret with a newline after it: cut that off in the XMPP server's secret"
     return ""
 
 
@@ -163,4 +162,4 @@ _PUBLIC = Verifier([EXAMPLE_SECRET, PLACEHOLDER, b"change-me"])
 
 
 def _holds(verifier: Verifier, asked: Asked, path: bytes) -> bool:
-    return verifier.holds(asked.parameters, SlotPath((path,)), asked.size, asked.content_type)
+    return verifier.holds(asked.shown, SlotPath((path,)), asked.size)

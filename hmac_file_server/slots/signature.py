@@ -13,6 +13,7 @@ import attrs
 
 from hmac_file_server import media_types
 from hmac_file_server.slots.path import SlotPath
+from hmac_file_server.slots.slot import Slot, owner_by_path
 
 _DIGEST_SIZE = 32
 
@@ -25,21 +26,7 @@ class BadSignature(ValueError):
 
 
 @attrs.frozen
-class Slot:
-    """What a signature vouches for.
-
-    :param size: the length of the file in bytes.
-    :param media_type: the type that was signed, in the form of :func:`media_types.parse`; None where the signature
-        covers none, empty where it covers an empty one.
-    """
-
-    path: SlotPath
-    size: int
-    media_type: bytes | None
-
-
-@attrs.frozen
-class Verifier:
+class SignatureVerifier:
     """Checks signatures against one or more secrets; more while one replaces another.
 
     :param secrets: HMAC keys; any of them verifies.
@@ -71,14 +58,15 @@ class Verifier:
         name, digest = strongest(parameters)
         if name == b"v":
             if self.signed(digest, b"%b %d" % (path.signed, size)):
-                return Slot(path, size, None)
+                return Slot(path, size, None, owner_by_path(path))
             raise BadSignature(
                 "signature does not match: the secret, the path prefix or the size differs"
                 " from what the XMPP server signed"
             )
         for media_type in candidate_types(content_type, path.name):
             if self.signed(digest, b"%b\0%d\0%b" % (path.signed, size, media_type)):
-                return Slot(path, size, media_types.parse(media_type) if media_type else b"")
+                kind = media_types.parse(media_type) if media_type else b""
+                return Slot(path, size, kind, owner_by_path(path))
         raise BadSignature(
             "signature does not match: the secret, the path prefix, the size or the Content-Type"
             " differs from what the XMPP server signed"

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 from hmac_file_server.slots.path import SlotPath
+from hmac_file_server.slots.slot import Attributes
 from hmac_file_server.stores.room import Space
 from hmac_file_server.stores.session import Part, Session
 
@@ -149,7 +150,7 @@ class IFile(Interface):
 
     size: int = Attribute("bytes")
     mtime_ns: int = Attribute("when the last byte was written, in nanoseconds since 1970")
-    media_type: bytes | None = Attribute("the type that was verified when it was uploaded, None if that is not known")
+    about: Attributes = Attribute("what was kept with it when it was uploaded, as far as the store could")
     content: bytes | None = Attribute("all its bytes where it is small and was asked for, else None")
 
     def read(offset: int, length: int) -> Deferred[bytes]:  # noqa: N805
@@ -171,13 +172,14 @@ class IStore(Interface):
 
     space: Space = Attribute("what was free when it was opened")
     stuck: str = Attribute("why nothing gets done, although the store answers when it is looked at; empty if it does")
+    keeps_attributes: bool = Attribute("whether it keeps with a file what is known of it")
     sends: bool = Attribute("whether its files can send themselves to a socket")
 
-    def draft(path: SlotPath, size: int, media_type: bytes | None) -> IDraft:  # noqa: N805
+    def draft(path: SlotPath, size: int, about: Attributes) -> IDraft:  # noqa: N805
         """A new upload; nothing is kept before it begins.
 
         :param size: its length in bytes.
-        :param media_type: the type that was verified, None where none was.
+        :param about: what is kept with it.
         :raises BadName: if the store can hold no file of that name.
         """
 

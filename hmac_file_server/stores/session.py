@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from hmac_file_server.slots.path import BadPath, SlotPath, slot_path
+from hmac_file_server.slots.slot import Attributes
 
 TAG = 8
 """So many first letters of a token tell its slot from nearly all others."""
@@ -35,6 +36,8 @@ class Session:
     :param touched: when bytes were last known to be safe.
     :param safe: bytes that are on the disk.
     :param complete: whether the file has its public name.
+    :param owner: whose the file is, None if that is not known.
+    :param end: when the file may be served for the last time, in seconds since 1970; None if it stays.
     :param others: what else the record says: a newer daemon, which may get the upload back, has written it.
     """
 
@@ -49,7 +52,14 @@ class Session:
     touched: float
     safe: int = 0
     complete: bool = False
+    owner: str | None = None
+    end: int | None = None
     others: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
+
+    @property
+    def attributes(self) -> Attributes:
+        """What is kept with the file."""
+        return Attributes(self.media_type, self.owner, self.end)
 
 
 _FIELDS = frozenset(field.name for field in attrs.fields(Session)) - {"token", "others"}
@@ -118,4 +128,5 @@ def _is_sound(session: Session) -> bool:
     whole = all(type(number) is int for number in (session.length, session.safe, session.version))
     times = all(type(when) in (int, float) and math.isfinite(when) for when in (session.begun, session.touched))
     others = type(session.complete) is bool and isinstance(session.client, str)
+    others = others and isinstance(session.owner, str | None) and type(session.end) in (int, type(None))
     return whole and times and others and 0 <= session.safe <= session.length

@@ -10,7 +10,7 @@ EVERYWHERE = {
     b"Access-Control-Allow-Origin": b"*",
     b"Access-Control-Expose-Headers": (
         b"Content-Range, ETag, Location, Upload-Complete, Upload-Incomplete, Upload-Offset, Upload-Length, "
-        b"Upload-Limit, Upload-Draft-Interop-Version, Accept-Patch, Retry-After"
+        b"Upload-Limit, Upload-Draft-Interop-Version, Accept-Patch, Retry-After, WWW-Authenticate"
     ),
     b"Cross-Origin-Resource-Policy": b"cross-origin",
     b"X-Content-Type-Options": b"nosniff",

@@ -34,21 +34,23 @@ _MODULES = Path("/usr/lib/prosody/modules")
 class Prosody:
     """Prosody with the accounts ``alice@localhost`` and ``bob@localhost``.
 
-    :param protocol: ``v1`` or ``v2``, http_upload_external_protocol.
+    :param protocol: ``v1`` or ``v2``, http_upload_external_protocol; ``share`` for mod_http_file_share.
     :param mistakes: what to replace in the example for the upload component, by what.
     """
 
     def __init__(self, folder: Path, daemon: Daemon, protocol: str, *mistakes: tuple[str, str]) -> None:
         self.port = free_port()
         cert, key = certificate(folder, "localhost")
-        component = example(
-            "prosody/hmac-file-server.cfg.lua",
+        changes = [
             ('Component "upload.example.com"', 'Component "upload.localhost"'),
             ("https://upload.example.com/upload/", f"http://127.0.0.1:{daemon.port}/upload/"),
             ("REPLACE-ME: openssl rand -hex 32", SECRET),
-            ('http_upload_external_protocol = "v2"', f'http_upload_external_protocol = "{protocol}"'),
-            *mistakes,
-        )
+        ]
+        if protocol == "share":
+            component = example("prosody/file-share.cfg.lua", *changes, *mistakes)
+        else:
+            change = ('http_upload_external_protocol = "v2"', f'http_upload_external_protocol = "{protocol}"')
+            component = example("prosody/hmac-file-server.cfg.lua", *changes, change, *mistakes)
         config = folder / "prosody.cfg.lua"
         config.write_text(
             _CONFIG.format(

@@ -17,12 +17,6 @@ from tests.neighbours.prosody import Prosody, need_prosody
 from tests.neighbours.proxy import NAME
 from tests.support import SECRET, Daemon, Wire, eventually, free_port, need, put_target
 
-FILE_SHARE = f"""
-Component "share.localhost" "http_file_share"
-	http_file_share_base_url = "http://127.0.0.1:PORT/upload/"
-	http_file_share_secret = "{SECRET}-{SECRET}"
---[["""
-
 
 def line_of_the_refusal(daemon: Daemon, port: int, status: int) -> str:
     """What the log says of an upload that a client tries."""
@@ -69,17 +63,27 @@ def test_prosody(
         prosody.program.end()
 
 
-def test_file_share(make_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
-    """Prosody's own mod_http_file_share, pointed at the daemon, is told which module to use."""
+SHARE = {
+    "no prefix": (('/upload/"', '/"'), 404, 'the token holds for the whole path, without "/upload/" before it'),
+    "another prefix": (('/upload/"', '/files/"'), 404, 'set UploadSubDir = "files/"'),
+    "the prefix twice": (('/upload/"', '/upload/upload/"'), 403, '"/upload/" is there twice'),
+    "a newline in the secret": ((f'"{SECRET}"', f'"{SECRET}\\n"'), 401, "with a newline after it"),
+    "a placeholder": ((f'"{SECRET}"', '"change-me"'), 401, "an example's secret"),
+    "another secret": ((f'"{SECRET}"', '"other"'), 401, "the XMPP server has another secret"),
+    "no secret": ((f'http_file_share_secret = "{SECRET}"', ""), 401, "the XMPP server has another secret"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "status", "words"), SHARE.values(), ids=SHARE)
+def test_file_share(
+    make_daemon: Callable[..., Daemon], tmp_path: Path, change: tuple[str, str], status: int, words: str
+) -> None:
+    """A mistake in http_file_share's settings is named by the line of the first upload."""
     need_prosody()
-    daemon = make_daemon().start()
-    component = 'Component "upload.localhost" "http_upload_external"\n'
-    share = FILE_SHARE.replace("PORT", str(daemon.port))
-    prosody = Prosody(tmp_path, daemon, "v2", (component, share + component), ("1024 * 1024\n", "1024 * 1024\n]]\n"))
+    daemon = make_daemon(Secret=SECRET).start()
+    prosody = Prosody(tmp_path, daemon, "share", change)
     try:
-        line = line_of_the_refusal(daemon, prosody.port, 403)
-        assert "bearer token of mod_http_file_share" in line
-        assert "mod_http_upload_external" in line
+        assert words in line_of_the_refusal(daemon, prosody.port, status)
     finally:
         prosody.program.end()
 

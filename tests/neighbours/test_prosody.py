@@ -1,9 +1,10 @@
-"""Prosody's mod_http_upload_external hands out slots, and real clients use them."""
+"""Prosody hands out slots, by mod_http_upload_external and mod_http_file_share, and real clients use them."""
 
 from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -18,7 +19,8 @@ from tests.neighbours.prosody import Prosody, need_prosody
 from tests.support import Daemon, need
 
 V1 = pytest.mark.parametrize("house", ["v1"], indirect=True)
-V2 = pytest.mark.parametrize("house", ["v2"], indirect=True)
+TYPED = pytest.mark.parametrize("house", ["v2", "share"], indirect=True)
+SHARE = pytest.mark.parametrize("house", ["share"], indirect=True)
 
 
 @attrs.frozen
@@ -33,7 +35,7 @@ class House:
         return xmpp.upload("alice@localhost", self.prosody.port, name, body, media_type)
 
 
-@pytest.fixture(scope="module", params=["v1", "v2"])
+@pytest.fixture(scope="module", params=["v1", "v2", "share"])
 def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """One for all tests of a protocol."""
     need_prosody()
@@ -62,7 +64,7 @@ def test_awkward_names(house: House, name: str) -> None:
         assert f"filename*=UTF-8''{quote(name, safe='!#$&+^`|')}" in answer.headers["content-disposition"]
 
 
-@V2
+@TYPED
 @pytest.mark.parametrize(
     ("name", "media_type", "served"),
     [
@@ -74,7 +76,7 @@ def test_awkward_names(house: House, name: str) -> None:
     ],
 )
 def test_signed_type_is_served(house: House, name: str, media_type: str, served: str) -> None:
-    """With v2 a file is served with the type that was signed, if it is harmless, whatever its extension says."""
+    """Where a type is signed the file is served with it, if it is harmless, whatever its extension says."""
     url, _ = house.upload(name, b"hello", media_type)
     for target in xmpp.spellings(url):
         answer = xmpp.fetch(house.daemon.port, target)
@@ -89,6 +91,20 @@ def test_unsigned_type_is_not_believed(house: House, name: str, media_type: str)
     """With v1 the type that the client claims is not signed, so the extension decides."""
     url, _ = house.upload(name, b"hello", "text/html")
     assert xmpp.fetch(house.daemon.port, xmpp.spellings(url)[0]).headers["content-type"] == media_type
+
+
+@SHARE
+def test_owner_and_end_are_kept(house: House) -> None:
+    """Whose a file is, and when it expires, lies beside it, and no cache is told to keep it longer."""
+    url, _ = house.upload("photo.jpg", b"hello", "image/jpeg")
+    target, _ = xmpp.spellings(url)
+    file = house.daemon.store / target.removeprefix("/upload/")
+    assert os.getxattr(file, "user.hmac_file_server.owner") == b"alice@localhost"
+    left = int(os.getxattr(file, "user.hmac_file_server.expires")) - time.time()
+    assert 29 * 86400 < left <= 30 * 86400
+    age = re.search(r"max-age=(\d+)", xmpp.fetch(house.daemon.port, target).headers["cache-control"])
+    assert age is not None
+    assert left - 60 < int(age[1]) <= left
 
 
 def test_large_file(house: House) -> None:

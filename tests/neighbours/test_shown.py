@@ -14,10 +14,11 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
+from tests.bearer import token
 from tests.neighbours.browser import Browser, Page
 from tests.neighbours.elsewhere import Elsewhere
 from tests.neighbours.upload import upload
-from tests.support import Daemon, eventually, need, v, v2
+from tests.support import SECRET, Daemon, eventually, need, v, v2
 
 FILM = "-f lavfi -i testsrc=duration=6:size=64x64:rate=10"
 SOUND = "-f lavfi -i sine=duration=6"
@@ -275,4 +276,17 @@ def test_a_script_of_another_site_uploads(browser: Browser, daemon: Daemon, else
         }})"""
         assert page.value(sent) == [201, True]
     assert {path.name for path in (daemon.store / folder).iterdir()} == {"a.txt", "b c.png", "d.txt", "f.jpg", "g"}
+    page.close()
+
+
+def test_a_web_client_uploads_with_a_token(browser: Browser, daemon: Daemon, elsewhere: Elsewhere) -> None:
+    """The token of mod_http_file_share passes the browser's preflight, and the reason of a refusal can be read."""
+    page = browser.open(elsewhere.page("/page.html", "text/html", b"<!doctype html><title>client</title>"))
+    path = f"{os.urandom(8).hex()}/a b.png"
+    url = json.dumps(f"http://127.0.0.1:{daemon.port}/upload/{quote(path)}")
+    for secret, said in ((SECRET, [201, None]), ("wrong", [401, 'Bearer error="invalid_token"'])):
+        headers = {"Authorization": f"Bearer {token(path, 5, secret).decode()}", "Content-Type": "image/png"}
+        given = json.dumps({"method": "PUT", "headers": headers, "body": "hello"})
+        told = 'answer => [answer.status, (answer.headers.get("WWW-Authenticate") || "").split(",")[0] || null]'
+        assert page.value(f"fetch({url}, {given}).then({told})") == said
     page.close()

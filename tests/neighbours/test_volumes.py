@@ -176,7 +176,7 @@ def test_seen_while_it_arrives(volume: Volume, monkeypatch: pytest.MonkeyPatch) 
             real(file)  # Until then SeaweedFS keeps the name to itself.
             eventually(lambda: has_draft(there))
 
-        with contextlib.closing(here.draft(path, len(body), None)) as draft, monkeypatch.context() as patch:
+        with contextlib.closing(here.draft(path, len(body))) as draft, monkeypatch.context() as patch:
             draft.write([body])
             patch.setattr(os, "fsync", fsync)
             draft.publish()

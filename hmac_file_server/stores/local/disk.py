@@ -12,9 +12,11 @@ import time
 import attrs
 
 from hmac_file_server.slots.path import RESERVED, SlotPath
+from hmac_file_server.slots.slot import Attributes
 from hmac_file_server.stores.errors import NoSuchFile, Unusable
 from hmac_file_server.stores.faults import NO_ROOM, explain, is_gone, is_lasting, user
-from hmac_file_server.stores.local.draft import MIME_TYPE, Draft, try_out
+from hmac_file_server.stores.local import attributes
+from hmac_file_server.stores.local.draft import Draft, try_out
 from hmac_file_server.stores.local.file import StoredFile
 from hmac_file_server.stores.local.filesystem import FileSystem
 from hmac_file_server.stores.local.flush import Flusher
@@ -39,6 +41,8 @@ _NO_FILE = {
 }
 _LEAST = 4096
 """Bytes that fit where anything does."""
+
+_NOTHING = Attributes()
 
 
 class Disk:
@@ -92,6 +96,7 @@ class Disk:
             try:
                 try_out(place)
                 place.names = Names.of(own)
+                place.keeps_attributes = place.try_out(attributes.can_be_kept)
                 return place
             except OSError as error:
                 last = error
@@ -143,17 +148,22 @@ class Disk:
         return False
 
     @property
+    def keeps_attributes(self) -> bool:
+        """Whether it keeps with a file whose it is, and until when."""
+        return self._place.keeps_attributes
+
+    @property
     def place(self) -> Place:
         """Where drafts are made now."""
         return self._place
 
-    def draft(self, path: SlotPath, size: int, media_type: bytes | None) -> Draft:
+    def draft(self, path: SlotPath, size: int, about: Attributes = _NOTHING) -> Draft:
         """A new upload; nothing touches the disk yet.
 
         :param size: its length in bytes.
-        :param media_type: the type that was verified, None where none was.
+        :param about: what is kept with it.
         """
-        return Draft(self._place, path, size, media_type)
+        return Draft(self._place, path, size, about)
 
     def open(self, path: SlotPath, preload: int = 0) -> StoredFile:
         """Open a file to serve it.
@@ -178,7 +188,7 @@ class Disk:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise NoSuchFile
-            file = StoredFile(descriptor, status.st_size, status.st_mtime_ns, _get_type(descriptor))
+            file = StoredFile(descriptor, status.st_size, status.st_mtime_ns, attributes.kept(descriptor))
             if status.st_size <= preload:
                 content = os.pread(descriptor, status.st_size, 0)
                 if len(content) == status.st_size:
@@ -201,7 +211,7 @@ class Disk:
         """
         try:
             self.look()
-            with contextlib.closing(self.draft(SlotPath((RESERVED, b"probe")), 1, None)) as draft:
+            with contextlib.closing(self.draft(SlotPath((RESERVED, b"probe")), 1)) as draft:
                 draft.write([b"\0"])
         except OSError as error:
             if error.errno not in NO_ROOM:
@@ -278,10 +288,3 @@ def _space(figures: os.statvfs_result, kind: FileSystem) -> Space:
     # Of files many keep no account, and some say how many there are, and that none is free.
     counts_files = kind.special and figures.f_files > 0
     return Space(figures.f_bavail * unit if counts else None, full=counts_files and not figures.f_favail)
-
-
-def _get_type(descriptor: int) -> bytes | None:
-    try:
-        return os.getxattr(descriptor, MIME_TYPE) or None
-    except OSError:
-        return None

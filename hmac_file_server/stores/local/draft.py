@@ -13,9 +13,11 @@ from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar
 
 from hmac_file_server.slots.path import RESERVED, SlotPath
+from hmac_file_server.slots.slot import Attributes
 from hmac_file_server.stores.errors import BadName, SlotTaken, TooLong, Unmet, WrongFile
-from hmac_file_server.stores.faults import NotDurable, is_gone, may_pass, refuses_name
+from hmac_file_server.stores.faults import NotDurable, is_gone, refuses_name
 from hmac_file_server.stores.interface import Chunks, Condition, Present, Source
+from hmac_file_server.stores.local import attributes
 from hmac_file_server.stores.local.flush import Steps, Stepwise, Unflushed, run_alone
 from hmac_file_server.stores.local.folders import Folders, at, may_write
 from hmac_file_server.stores.local.place import Place
@@ -24,20 +26,18 @@ from hmac_file_server.stores.local.reserve import check_length, reserve
 from hmac_file_server.stores.local.splice import Pipe
 from hmac_file_server.stores.local.temporary import Temporary
 
-MIME_TYPE = "user.mime_type"
-"""The extended attribute that keeps a verified type (freedesktop.org, Shared MIME-info)."""
-
 _Asking = Generator[Unflushed, None, bool]
 
 T = TypeVar("T")
 
-_LONGEST_TYPE = 255
 _KEPT = 1 << 16
 _RESERVE_ABOVE = 1 << 20
 _BLOCK = 1 << 20
 _VECTORS = 512
 _WORTH_FLUSHING = 4 << 20
 _TRIES = 100
+
+_NOTHING = Attributes()
 
 
 class Draft:
@@ -46,7 +46,7 @@ class Draft:
     A method that raises OSError can be called again and goes on where it stopped.
 
     :param size: bytes to come.
-    :param media_type: the verified type, kept with the file; None if there is none.
+    :param about: what is kept with the file.
     :ivar claimed: how long the file may become in the room that is kept for it; set between two calls.
     :raises BadName: if the file system can hold no file of that name.
     :ivar condition: the client's, if it has one.
@@ -56,12 +56,12 @@ class Draft:
     condition: Condition | None = None
     digests: Sequence[bytes] = ()
 
-    def __init__(self, place: Place, path: SlotPath, size: int, media_type: bytes | None) -> None:
+    def __init__(self, place: Place, path: SlotPath, size: int, about: Attributes = _NOTHING) -> None:
         place.names.check(path.segments)
         self._place = place
         self._path = path
         self._size = size
-        self._media_type = media_type
+        self._about = about
         self._file: int | None = None
         self._original: int | None = None
         self._temporary: Temporary | None = None
@@ -368,8 +368,7 @@ class Draft:
             if self._place.flusher is not None and not self._is_large:
                 self._place.flusher.large(1)
                 self._is_large = True
-        if self._media_type and len(self._media_type) <= _LONGEST_TYPE:
-            _set_type(file, self._media_type)
+        attributes.keep(file, self._about)
 
     def _reserve(self, file: int) -> None:
         """Take from the disk what is claimed, before somebody else does."""
@@ -456,8 +455,7 @@ class Draft:
         try:
             if temporary is not None or self._place.fsync:
                 _lock(copy, fcntl.LOCK_EX)
-            with contextlib.suppress(OSError):
-                _set_type(copy, os.getxattr(self._opened, MIME_TYPE))
+            attributes.copy(self._opened, copy)
             self._copy_to(copy)
             if self._place.fsync:
                 yield [copy]
@@ -622,7 +620,7 @@ def try_out(place: Place, folders: Sequence[bytes] = (), size: int = 0) -> None:
     :raises OSError: as an upload would.
     """
     name = RESERVED + b"-probe-" + secrets.token_hex(8).encode("ascii")
-    draft = Draft(place, SlotPath((*folders, name)), size, None)
+    draft = Draft(place, SlotPath((*folders, name)), size)
     try:
         draft.write([bytes(size)])
         draft.publish()
@@ -678,14 +676,6 @@ def _lock(file: int, how: int) -> None:
         raise
     except OSError:
         pass  # A file system without locks: two uploads of one slot at once are then less well ordered.
-
-
-def _set_type(file: int, media_type: bytes) -> None:
-    try:
-        os.setxattr(file, MIME_TYPE, media_type)
-    except OSError as error:
-        if may_pass(error):
-            raise
 
 
 def _same_bytes(ours: int, theirs: int, size: int) -> bool:

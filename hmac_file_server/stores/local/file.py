@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from zope.interface import implementer
 
+from hmac_file_server.slots.slot import Attributes
 from hmac_file_server.stores.errors import ReaderLeft
 from hmac_file_server.stores.interface import IFile
 from hmac_file_server.stores.local.threads import Bulk, Run
@@ -29,14 +30,14 @@ class StoredFile:
     :param descriptor: the open file. Negative where all the content is here.
     :param size: bytes.
     :param mtime_ns: when the last byte was written, in nanoseconds since 1970.
-    :param media_type: the type that was verified when it was uploaded, None if that is not known.
+    :param about: what was kept with it.
     :param content: all its bytes where it is small and was asked for, else None.
     """
 
     descriptor: int
     size: int
     mtime_ns: int
-    media_type: bytes | None
+    about: Attributes
     content: bytes | None = None
 
     def close(self) -> None:
@@ -93,7 +94,7 @@ class LocalFile:
         self._closer = closer
         self.size = file.size
         self.mtime_ns = file.mtime_ns
-        self.media_type = file.media_type
+        self.about = file.about
         self.content = file.content
 
     def close(self) -> None:

@@ -60,7 +60,7 @@ class DiskPart:
         self.dropped = False
 
     def _draft_of(self, session: Session) -> Draft:
-        return Draft(self._files.place, session.path, session.length, session.media_type)
+        return Draft(self._files.place, session.path, session.length, session.attributes)
 
     @property
     def path(self) -> SlotPath | None:

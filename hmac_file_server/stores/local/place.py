@@ -39,6 +39,7 @@ class Place:
     :param names: what they can be called.
     :param index: the sessions that lie there.
     :param renames: whether a file that has a name there is moved when it is published, not linked.
+    :param keeps_attributes: whether extended attributes can be kept with files there.
     :param is_split: whether files could not be published in some folder, which looked as if they could.
     :param retired: whether the store has moved on, because another file system was mounted there.
     """
@@ -52,6 +53,7 @@ class Place:
     names: Names = Names()
     index: Index = attrs.field(factory=Index)
     renames: bool = False
+    keeps_attributes: bool = True
     is_split: bool = False
     retired: bool = False
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
@@ -70,14 +72,19 @@ class Place:
         """
         return self._mending(lambda: os.open(name, flags | os.O_CLOEXEC, mode, dir_fd=self.own))
 
-    def try_out(self) -> None:
+    def try_out(self, look: Callable[[int], bool] = bool) -> bool:
         """Make a file among the drafts, and remove it again.
 
+        :param look: at the file, by its descriptor; what it finds is returned.
         :raises OSError: with the folder's name.
         """
         name = b"%b.part" % secrets.token_hex(16).encode("ascii")
-        os.close(self.create(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        os.unlink(name, dir_fd=self.own)
+        file = self.create(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            return look(file)
+        finally:
+            os.close(file)
+            os.unlink(name, dir_fd=self.own)
 
     def drafts(self) -> set[bytes]:
         """The names of what is among the drafts.

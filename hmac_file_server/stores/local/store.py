@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from hmac_file_server.slots.path import SlotPath
+from hmac_file_server.slots.slot import Attributes
 from hmac_file_server.stores.interface import IFile, IStore
 from hmac_file_server.stores.local.disk import Disk
 from hmac_file_server.stores.local.file import Closer, LocalFile
@@ -68,14 +69,18 @@ class LocalStore:
         return cls(disk, writers.run, readers.run, looker.run, reactor, pools)
 
     @property
+    def keeps_attributes(self) -> bool:
+        return self._disk.keeps_attributes
+
+    @property
     def stuck(self) -> str:
         for what, pool in self._pools.items():
             if pool.stuck_seconds > _STUCK_SECONDS:
                 return f"all threads that {what} wait for the disk"
         return ""
 
-    def draft(self, path: SlotPath, size: int, media_type: bytes | None) -> DraftInThreads:
-        return DraftInThreads(self._disk.draft(path, size, media_type), self._writers)
+    def draft(self, path: SlotPath, size: int, about: Attributes) -> DraftInThreads:
+        return DraftInThreads(self._disk.draft(path, size, about), self._writers)
 
     def open(self, path: SlotPath, preload: int = 0) -> Deferred[IFile]:
         return self._readers(lambda: self._open(path, preload))
