@@ -1,4 +1,4 @@
-"""Bearer tokens of mod_http_file_share, with the real daemon: what is kept with the file, and how long it is served."""
+"""Bearer tokens of mod_http_file_share, with the real daemon: what is kept with a file, and how long it is served."""
 
 from __future__ import annotations
 
