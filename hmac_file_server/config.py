@@ -28,7 +28,7 @@ WORKER = "HMAC_FILE_SERVER_WORKER"
 _LARGEST_FILE = 1 << 20
 _UNITS = {"": 1, "b": 1, "k": 1000, "kb": 1000, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9, "t": 10**12}
 _UNITS |= {"tb": 10**12, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
-_HIDDEN = {"Secret", "RedisPassword"}
+_HIDDEN = {"Secret", "DeleteSecret", "RedisPassword"}
 
 _FOREIGN = frozenset(
     """
@@ -180,6 +180,12 @@ def _secrets(value: Any) -> tuple[bytes, ...]:
     return tuple(item.encode("utf-8") for item in values)
 
 
+def _delete_secret(value: Any) -> bytes:
+    if not isinstance(value, str):
+        raise ValueError("write the secret in quotes; without one nothing can be removed")
+    return value.encode("utf-8")
+
+
 def _key(name: str, parse: Callable[[Any], Any], default: Any = attrs.NOTHING, shown: bool = True) -> Any:
     return attrs.field(
         default=parse(default) if default is not attrs.NOTHING else attrs.NOTHING,
@@ -195,6 +201,8 @@ class Config:
 
     secrets: tuple[bytes, ...] = _key("Secret", _secrets, shown=False)
     store_dir: str = _key("StoreDir", _path)
+    delete_secret: bytes = _key("DeleteSecret", _delete_secret, "", shown=False)
+    remember_removed: float = _key("RememberRemoved", _seconds(0, 1 << 32), 0)
     listen: Listen = _key("ListenPort", _address, "[::1]:8080")
     workers: int = _key("Workers", _workers, 1)
     upload_sub_dir: str = _key("UploadSubDir", _prefix, "upload/")
@@ -265,6 +273,9 @@ def load(path: str, handed_down: bytes | None = None) -> Config:
         if _FIELDS[lower].name not in settings:
             raise ConfigError(f"{path}: {_FIELDS[lower].metadata['name']} is missing; {remedy}")
     config = Config(file=path, warnings=tuple(warnings), handed_down=_to_hand_down(given, settings), **settings)
+    if is_placeholder(config.delete_secret):
+        reason = f"is a placeholder, which everybody knows; choose your own (this prints one: {COMMAND})"
+        raise ConfigError(f"{path}: {given['deletesecret'][0]}: {reason}")
     if any(map(is_placeholder, config.secrets)):
         reason = f"is a placeholder, which everybody knows; choose your own (this prints one: {COMMAND})"
         raise ConfigError(f"{path}: {given['secret'][0]}: {reason}")

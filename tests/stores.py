@@ -118,6 +118,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.files: Files = {}
+        self.gone: set[SlotPath] = set()
 
     def draft(self, path: SlotPath, size: int, about: Attributes) -> MemoryDraft:
         return MemoryDraft(self.files, path, size, about)
@@ -126,6 +127,14 @@ class MemoryStore:
         if path not in self.files or path.segments[0].startswith(RESERVED):
             return fail(NoSuchFile())
         return succeed(MemoryFile(*self.files[path], 10**18, preload))
+
+    def was_removed(self, path: SlotPath) -> bool:
+        return path in self.gone
+
+    def remove(self, path: SlotPath, condition: Condition | None = None) -> Deferred[Present | None]:
+        self.gone.add(path)
+        there = self.files.pop(path, None)
+        return succeed(there and Present(len(there[0]), 0))
 
     def sessions(self, timeout: float) -> Any:
         raise NotImplementedError

@@ -35,7 +35,9 @@ def open_store(config: Config, reactor: Any) -> LocalStore:
         # It may be a new one, or lie on a disk that is not mounted.
         _log.warn("StoreDir {folder} is not there and is made", folder=config.store_dir)
     try:
-        return LocalStore.at(config.store_dir, config.fsync, reactor)
+        return LocalStore.at(
+            config.store_dir, config.fsync, reactor, bool(config.delete_secret), config.remember_removed
+        )
     except Unusable as error:
         reason = str(error)
         if isinstance(error.__cause__, NotADirectoryError | FileExistsError):

@@ -29,6 +29,7 @@ from hmac_file_server.files.upload import Uploads
 from hmac_file_server.log import LineLog, Out
 from hmac_file_server.metrics import Metrics, MetricsRoot, MetricsSite, Ready
 from hmac_file_server.resumption import wiring
+from hmac_file_server.slots.removal import Removal
 from hmac_file_server.slots.secret import EXAMPLE_SECRET, weaknesses
 from hmac_file_server.slots.verifier import Verifier
 from hmac_file_server.stores.interface import IStore
@@ -74,6 +75,7 @@ class FileService(MultiService):
             Serving(store, reactor),
             uploads,
             config.max_upload_size,
+            Removal(config.secrets, config.delete_secret) if config.delete_secret else None,
             Verifier([EXAMPLE_SECRET]) if EXAMPLE_SECRET in config.secrets else None,
         )
         place = Prefix(files)

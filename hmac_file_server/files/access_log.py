@@ -155,7 +155,8 @@ def _end(request: Request, timed_out: bool, cut: bool) -> str:
     """How a request ended, where it was not answered with what it asked for."""
     error, body = request.error, _upload(request)
     if not cut:
-        return "" if error is None else f" - {str(error)[:_LONGEST_REASON]}"
+        said = request.note if error is None else str(error)[:_LONGEST_REASON]
+        return f" - {said}" if said else ""
     if error is None and (body is None or body.broken):
         return " - timed out" if timed_out else " - broken off"
     what = str(error)[:_LONGEST_REASON] if error else ("stored" if body is not None and body.stored else "kept")

@@ -90,6 +90,10 @@ class Cache:
         if served is not None:
             self.bytes -= _size(path, served)
 
+    def clear(self) -> None:
+        """Serve nothing any more without looking."""
+        self._served, self.bytes = {}, 0
+
     def _give_back(self) -> None:
         self._timer, now = None, self._clock.seconds()
         while self._served:

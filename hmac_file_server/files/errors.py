@@ -6,7 +6,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from hmac_file_server.files.upload import Superseded
-from hmac_file_server.stores.errors import BadName, NoSuchFile, SlotTaken, TooLong, Unmet, WrongFile
+from hmac_file_server.stores.errors import BadName, NoSuchFile, SlotRemoved, SlotTaken, TooLong, Unmet, WrongFile
 from hmac_file_server.stores.faults import NO_ROOM, explain, is_lasting
 from hmac_file_server.stores.room import Away, NoRoom
 from hmac_file_server.web.errors import HTTPError, precondition_failed, unavailable
@@ -31,6 +31,8 @@ def not_stored(failure: Failure) -> HTTPError:
     error = failure.value
     if isinstance(error, SlotTaken):
         return HTTPError(409, "conflict", "the slot has been used for another file")
+    if isinstance(error, SlotRemoved):
+        return removed()
     if isinstance(error, Unmet):
         return precondition_failed()
     if isinstance(error, WrongFile):
@@ -54,6 +56,23 @@ def not_served(failure: Failure) -> HTTPError:
     if isinstance(error, OSError):
         return _failed("read", f"store: {explain(error)}", is_lasting(error))
     return bug(failure, "opening a file")
+
+
+def removed() -> HTTPError:
+    """403: the slot's file was removed, and a slot is good for one file."""
+    return HTTPError(403, "removed", "the slot's file was removed")
+
+
+def not_removed(failure: Failure) -> HTTPError:
+    """What to answer when a file can not be removed."""
+    error = failure.value
+    if isinstance(error, Unmet):
+        return precondition_failed()
+    if isinstance(error, OSError):
+        if error.errno in NO_ROOM:
+            return _no_room(f"store: {explain(error)}")
+        return _failed("removed", f"store: {explain(error)}", is_lasting(error))
+    return bug(failure, "removing a file")
 
 
 def nothing_here() -> HTTPError:

@@ -8,20 +8,22 @@ from collections.abc import Callable
 from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET
 
-from hmac_file_server.files.errors import not_stored, nothing_here
+from hmac_file_server.files.errors import bug, not_removed, not_stored, nothing_here, removed
 from hmac_file_server.files.node import Node
 from hmac_file_server.files.serving import Serving
 from hmac_file_server.files.upload import Upload, Uploads
 from hmac_file_server.slots.bearer import BadToken
 from hmac_file_server.slots.mistakes import Asked, likely_mistake
 from hmac_file_server.slots.path import BadPath, slot_path
+from hmac_file_server.slots.removal import Removal
 from hmac_file_server.slots.secret import COMMAND
 from hmac_file_server.slots.signature import BadSignature
 from hmac_file_server.slots.slot import Slot
 from hmac_file_server.slots.verifier import Presented, Verifier
+from hmac_file_server.stores.interface import Present
 from hmac_file_server.web import conditional, digest
 from hmac_file_server.web.errors import HTTPError
-from hmac_file_server.web.headers import NOTHING_RUNS, lines
+from hmac_file_server.web.headers import ALLOWED_METHODS, NOTHING_RUNS, lines
 from hmac_file_server.web.request import Request
 
 _STORED = lines({**NOTHING_RUNS, b"Content-Length": b"0"})
@@ -36,6 +38,7 @@ class Files(Node):
 
     :param serving: answers GET and HEAD.
     :param max_size: the longest file in bytes; 0 for whatever was signed.
+    :param removal: checks who may remove files; None where nobody may.
     :param example: checks signatures of the example's secret, which are good for programs on this machine only.
     """
 
@@ -47,6 +50,7 @@ class Files(Node):
         serving: Serving,
         uploads: Uploads,
         max_size: int,
+        removal: Removal | None = None,
         example: Verifier | None = None,
     ) -> None:
         super().__init__()
@@ -55,6 +59,9 @@ class Files(Node):
         self._serving = serving
         self._uploads = uploads
         self._max_size = max_size
+        self._removal = removal
+        if removal is not None:
+            self.methods = ALLOWED_METHODS + b", DELETE"
 
     # PUT
 
@@ -85,6 +92,8 @@ class Files(Node):
             message = f"at most {self._max_size} bytes are taken"
             detail = f"{slot.size} bytes, but {message} (MaxUploadSize); the XMPP server's own limit is higher"
             raise HTTPError(413, "too_large", message, detail)
+        if self._uploads.was_removed(path):
+            raise removed()
         return slot
 
     def receive(self, request: Request, slot: Slot) -> Upload:
@@ -116,6 +125,31 @@ class Files(Node):
 
     def explain(self, request: Request, failure: Failure) -> HTTPError:
         return not_stored(failure)
+
+    # DELETE
+
+    def render_DELETE(self, request: Request) -> int:
+        """Remove the file for good; it is no fault if there is none (Metronome counts only 204 as done)."""
+        assert self._removal is not None
+        try:
+            path = slot_path(request.postpath or ())
+            self._removal.verify(request.args.get(b"token", ()), path)
+        except BadPath as error:
+            raise HTTPError(400, "path", str(error)) from None
+        except BadSignature as error:
+            raise HTTPError(403, "signature", "the signature does not hold", str(error)) from None
+        condition = None
+        if request.says_any(conditional.NAMES_OF_PUT):
+            condition = conditional.condition_of_put(request.requestHeaders)
+        self._uploads.remove(path, condition).addCallbacks(
+            lambda there: self._removed(request, there), lambda failure: request.fail(not_removed(failure))
+        ).addErrback(lambda failure: request.fail(bug(failure, "answering a DELETE")))
+        return NOT_DONE_YET
+
+    def _removed(self, request: Request, there: Present | None) -> None:
+        self._serving.forget()
+        request.note = "there was no file" if there is None else f"removed {there.size} bytes"
+        request.answer(204, {})
 
     # GET and HEAD
 

@@ -36,6 +36,10 @@ class Serving:
         self._answer(request, hot)
         return True
 
+    def forget(self) -> None:
+        """Look at all files anew: one was removed."""
+        self._cache.clear()
+
     def serve(self, request: Request, path: SlotPath) -> None:
         """Open the file, and answer as HTTP asks."""
         self._store.open(path, _SMALL).addCallbacks(

@@ -16,8 +16,9 @@ from zope.interface import Interface, implementer
 from hmac_file_server.files.retry import RetryLoop, RetryPolicy
 from hmac_file_server.slots.path import SlotPath
 from hmac_file_server.slots.slot import Slot
+from hmac_file_server.stores.errors import SlotRemoved
 from hmac_file_server.stores.faults import Crowded, is_full
-from hmac_file_server.stores.interface import Chunks, Condition, IDraft, IStore
+from hmac_file_server.stores.interface import Chunks, Condition, IDraft, IStore, Present
 from hmac_file_server.stores.room import Away, NoRoom, Room
 from hmac_file_server.web.body import Broken, IBodyConsumer, ILender, Loan
 
@@ -100,6 +101,22 @@ class Uploads:
         upload.slot, upload.client, upload.begun = slot, client, time.time()
         self.add(upload, slot.size)
         return upload
+
+    def was_removed(self, path: SlotPath) -> bool:
+        """Whether a slot's file was removed, as far as that is known at once."""
+        return self._store.was_removed(path)
+
+    def remove(self, path: SlotPath, condition: Condition | None) -> Deferred[Present | None]:
+        """Remove a slot's file for good. Uploads of it that run end.
+
+        :returns: as :meth:`IStore.remove`.
+        """
+        return self._store.remove(path, condition).addCallback(self._end_uploads, path)
+
+    def _end_uploads(self, there: Present | None, path: SlotPath) -> Present | None:
+        for upload in self._by_slot.get(path.segments, [])[:]:
+            upload.abandon(SlotRemoved())
+        return there
 
     def enter(self, upload: Upload, size: int) -> None:
         """Let an upload have room, and its turn among those of its slot, as soon as it is known that it has a right.

@@ -32,6 +32,7 @@ class ResumableFiles(Node):
         super().__init__()
         self._files = files
         self._resumption = resumption
+        self.methods = files.methods
 
     def accept_body(self, request: Request, length: int | None) -> Upload:
         """Verify the slot's signature, and start the upload."""
@@ -67,6 +68,9 @@ class ResumableFiles(Node):
         if isinstance(request.body, ResumableUpload):
             return self.answer_when_stored(request, self._resumption.answer)
         return self._files.render_PUT(request)
+
+    def render_DELETE(self, request: Request) -> int:
+        return self._files.render_DELETE(request)
 
     def render_GET(self, request: Request) -> int:
         return self._files.render_GET(request)

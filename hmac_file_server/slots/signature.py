@@ -106,11 +106,20 @@ def strongest(parameters: Mapping[bytes, Sequence[bytes]]) -> tuple[bytes, bytes
             break
     else:
         raise BadSignature("no signature: the URL has no v, v2 or token parameter")
-    values = parameters[name]
+    return name, only_digest(name, parameters[name])
+
+
+def only_digest(name: bytes, values: Sequence[bytes]) -> bytes:
+    """The 32 bytes of a signature.
+
+    :param name: of the query parameter.
+    :param values: all that it has.
+    :raises BadSignature: if they are not one signature.
+    """
     digest = _from_hex(values[0]) if len(values) == 1 else b""
     if len(digest) != _DIGEST_SIZE:
         raise BadSignature(f"the {name.decode()} parameter is not one signature of 64 hex digits")
-    return name, digest
+    return digest
 
 
 def _from_hex(digits: bytes) -> bytes:

@@ -36,6 +36,10 @@ class SlotTaken(Exception):
     """Another file, with other bytes, already has the slot's path."""
 
 
+class SlotRemoved(Exception):
+    """The slot's file was removed, for good."""
+
+
 class Unmet(Exception):
     """The slot's path has a file, or has none, against the client's condition."""
 

@@ -64,7 +64,7 @@ class IDraft(Interface):
     def begin() -> Deferred[None]:
         """Make the file, and look whether the slot is free and can be written to.
 
-        Fails with SlotTaken, Unmet, BadName, TooLong or OSError.
+        Fails with SlotTaken, SlotRemoved, Unmet, BadName, TooLong or OSError.
         """
 
     def write(chunks: Chunks, source: Source | None = None) -> Deferred[None]:  # noqa: N805  # methods of an Interface have no self
@@ -78,8 +78,8 @@ class IDraft(Interface):
         """Append the last chunks, give the whole file its public name, and let go of it.
 
         It replaces nothing, and is done when all survives a power loss, if the store promises that. If the very bytes
-        are already there under the name, that file is left as it is and counts as ours. Fails with SlotTaken, Unmet,
-        WrongFile, NotDurable or OSError.
+        are already there under the name, that file is left as it is and counts as ours. Fails with SlotTaken,
+        SlotRemoved, Unmet, WrongFile, NotDurable or OSError.
         """
 
     def give_up(chunks: Chunks, reason: Exception) -> Deferred[None]:  # noqa: N805
@@ -187,6 +187,16 @@ class IStore(Interface):
         """Open a file to serve it. Fails with NoSuchFile or OSError.
 
         :param preload: read the content at once if it is no longer than so many bytes.
+        """
+
+    def was_removed(path: SlotPath) -> bool:  # noqa: N805
+        """Whether a slot's file was removed, as far as that is known at once. Uploads find out in any case."""
+
+    def remove(path: SlotPath, condition: Condition | None = None) -> Deferred[Present | None]:  # noqa: N805
+        """Remove a file, so that it does not come back: its slot takes no upload any more, and its sessions end.
+
+        :param condition: of what is there.
+        :returns: fires with what was there, None if nothing was. Fails with Unmet or OSError.
         """
 
     def sessions(timeout: float) -> ISessions:  # noqa: N805

@@ -55,6 +55,7 @@ class Request(server.Request):
     :ivar client_address: who asks, as far as that can be believed.
     :ivar body: where its content goes; None if it has none that is wanted.
     :ivar error: what it was answered with instead of what it asked for.
+    :ivar note: what the log says of it beside its answer.
     :ivar body_received: bytes of its content that came.
     :ivar is_here: whether all its content has come together with its headers.
     :ivar started: when its headers were complete, in seconds of the site's clock.
@@ -66,6 +67,7 @@ class Request(server.Request):
     prepath: list[bytes] | None = None
     body: IBodyConsumer | None = None
     error: HTTPError | None = None
+    note = ""
     body_received = 0
     is_here = False
     started = 0.0

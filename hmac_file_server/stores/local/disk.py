@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import stat
 import time
@@ -13,8 +14,9 @@ import attrs
 
 from hmac_file_server.slots.path import RESERVED, SlotPath
 from hmac_file_server.slots.slot import Attributes
-from hmac_file_server.stores.errors import NoSuchFile, Unusable
+from hmac_file_server.stores.errors import NoSuchFile, Unmet, Unusable
 from hmac_file_server.stores.faults import NO_ROOM, explain, is_gone, is_lasting, user
+from hmac_file_server.stores.interface import Condition, Present
 from hmac_file_server.stores.local import attributes
 from hmac_file_server.stores.local.draft import Draft, try_out
 from hmac_file_server.stores.local.file import StoredFile
@@ -24,8 +26,9 @@ from hmac_file_server.stores.local.folders import Folders, at, may_write
 from hmac_file_server.stores.local.index import enter
 from hmac_file_server.stores.local.names import Names
 from hmac_file_server.stores.local.place import FOLDER, Place
+from hmac_file_server.stores.local.removed import FOLDER as FOLDER_OF_REMOVED
 from hmac_file_server.stores.local.rename import replaces_nothing
-from hmac_file_server.stores.local.sessions import KEPT, LEFT_SECONDS
+from hmac_file_server.stores.local.sessions import KEPT, LEFT_SECONDS, SessionFiles
 from hmac_file_server.stores.local.temporary import NOTE, hidden, noted
 from hmac_file_server.stores.room import Space
 
@@ -50,12 +53,16 @@ class Disk:
 
     :param folder: its path; made if it is not there.
     :param fsync: whether a published file has reached the disk.
+    :param removes: whether files are going to be removed, for which room is taken before.
+    :param remember: seconds for which a removal counts; 0 for ever.
     :raises Unusable: if files can not be made or published there.
     """
 
-    def __init__(self, folder: str, fsync: bool = True) -> None:
+    def __init__(self, folder: str, fsync: bool = True, removes: bool = False, remember: float = 0.0) -> None:
         self._folder = folder
         self._fsync = fsync
+        self._removes = removes
+        self._remember = remember
         try:
             _make(folder, fsync)
             self._place = self._open(make=True)
@@ -75,7 +82,12 @@ class Disk:
                     enter(own)
             except OSError as error:
                 raise at(error, root) from None
-            return self._find_how_to_publish(root, own)
+            place = self._find_how_to_publish(root, own)
+            place.removed.read()
+            if self._removes:
+                with contextlib.suppress(OSError):  # On a full disk what was reserved before must do.
+                    place.removed.prepare()
+            return place
         except BaseException:
             os.close(root)
             if own >= 0:
@@ -92,7 +104,7 @@ class Disk:
         # is complete: where they are known to be kept they are used.
         renames = not kind.special and replaces_nothing(own)
         for anonymous in (True, False) if kind.special else (False,):
-            place = Place(self._folder, root, own, anonymous, flusher, kind, renames=renames)
+            place = Place(self._folder, root, own, anonymous, flusher, kind, renames=renames, remember=self._remember)
             try:
                 try_out(place)
                 place.names = Names.of(own)
@@ -130,7 +142,9 @@ class Disk:
                 raise Unusable("it is not the folder that it was at the start; is its disk mounted?") from None
             # The old descriptors stay open: uploads that run still use them, but are not stored any more.
             self._place.retired = True
+            self._place.removed.close()
             self._place = place
+        self._place.removed.tidy()
         if not may_write(self._place.root):
             try_out(self._place)  # Which tells why, or that it can be written after all.
         if not may_write(self._place.own):
@@ -204,6 +218,53 @@ class Disk:
             file.close()
         return file
 
+    def was_removed(self, path: SlotPath) -> bool:
+        """Whether a slot's file was removed, as far as that is known without asking the disk."""
+        return self._place.removed.knows(path)
+
+    def remove(self, path: SlotPath, condition: Condition | None = None) -> Present | None:
+        """Remove a file, so that it does not come back: its slot takes no upload any more, and its sessions end.
+
+        :param condition: of what is there.
+        :returns: what was there; None if there was none.
+        :raises Unmet: if what is there, or that nothing is, is against the condition.
+        :raises OSError: if the disk fails; it can be called again.
+        """
+        there = self._stat(path)
+        present = None if there is None else Present(there.st_size, there.st_mtime_ns)
+        if condition is not None and not condition(present):
+            raise Unmet
+        # Safe before the file goes: whoever is just storing it looks for that when it has.
+        self._place.removed.add(path)
+        SessionFiles(self._place, math.inf).end(path)
+        if present is not None:
+            self._unlink(path)
+        return present
+
+    def _stat(self, path: SlotPath) -> os.stat_result | None:
+        try:
+            folders = Folders(self._place.root, path.segments[:-1])
+            try:
+                there = os.stat(path.segments[-1], dir_fd=folders.innermost, follow_symlinks=False)
+            finally:
+                folders.close()
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                return None
+            raise
+        return there if stat.S_ISREG(there.st_mode) else None
+
+    def _unlink(self, path: SlotPath) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            folders = Folders(self._place.root, path.segments[:-1])
+            try:
+                os.unlink(path.segments[-1], dir_fd=folders.innermost)
+                folders.remove_empty()
+                if self._fsync:
+                    os.fsync(folders.innermost)
+            finally:
+                folders.close()
+
     def check_writable(self) -> None:
         """Make and drop a file; that there is no room for it is no fault of the store's.
 
@@ -224,7 +285,7 @@ class Disk:
             with contextlib.suppress(OSError):
                 if left.endswith(NOTE):
                     removed += self._follow(left)
-                elif not left.endswith(KEPT):
+                elif left != FOLDER_OF_REMOVED and not left.endswith(KEPT):
                     removed += self._remove_left(left, self._place.own)
         return removed
 
@@ -261,6 +322,7 @@ class Disk:
 
     def close(self) -> None:
         """Let go of the folder."""
+        self._place.removed.close()
         os.close(self._place.own)
         os.close(self._place.root)
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from hmac_file_server.slots.path import RESERVED, SlotPath
 from hmac_file_server.slots.slot import Attributes
-from hmac_file_server.stores.errors import BadName, SlotTaken, TooLong, Unmet, WrongFile
+from hmac_file_server.stores.errors import BadName, SlotRemoved, SlotTaken, TooLong, Unmet, WrongFile
 from hmac_file_server.stores.faults import NotDurable, is_gone, refuses_name
 from hmac_file_server.stores.interface import Chunks, Condition, Present, Source
 from hmac_file_server.stores.local import attributes
@@ -256,23 +256,18 @@ class Draft:
     def _publish(self) -> Steps:
         if self._lost or self._file is None:
             self.write(self._lost)
-        assert self._file is not None
-        if os.fstat(self._file).st_size != self._size:
-            raise NotDurable(errno.EIO, "the file system lost bytes that it had taken")
-        if not all(_has_digest(self._file, 0, self._size, digest) for digest in self.digests):
-            raise WrongFile
-        if self._place.fsync:
-            yield from self._flush(self._file)
-        else:
-            again = os.dup(self._file)
-            try:
-                os.close(again)
-            except OSError as error:  # Some file systems tell only when a file is closed what they lost, and once.
-                raise NotDurable(error.errno, error.strerror) from error
+        self._refuse_removed()
+        yield from self._make_safe(self._opened)
         for _ in range(_TRIES):
             folders = self._folders(make=True)
             try:
-                if (yield from self._link(folders)) or (yield from self._same_is_there(folders)):
+                if (yield from self._link(folders)):
+                    if self._place.removed.has(self._path):
+                        self._unpublish(folders)
+                        raise SlotRemoved
+                    break
+                if (yield from self._same_is_there(folders)):
+                    self._refuse_removed()
                     break
             except BaseException:
                 folders.remove_made()
@@ -283,6 +278,21 @@ class Draft:
             raise OSError(errno.ESTALE, "the file's folder is removed again and again")
         if self._place.retired:
             raise NotDurable(errno.ESTALE, "another file system was mounted over the store")
+
+    def _make_safe(self, file: int) -> Steps:
+        """Flush the whole file, if it is the one that it should be."""
+        if os.fstat(file).st_size != self._size:
+            raise NotDurable(errno.EIO, "the file system lost bytes that it had taken")
+        if not all(_has_digest(file, 0, self._size, digest) for digest in self.digests):
+            raise WrongFile
+        if self._place.fsync:
+            yield from self._flush(file)
+            return
+        again = os.dup(file)
+        try:
+            os.close(again)
+        except OSError as error:  # Some file systems tell only when a file is closed what they lost, and once.
+            raise NotDurable(error.errno, error.strerror) from error
 
     def give_up(self, chunks: Chunks, reason: Exception) -> None:
         """The upload has failed: nothing of it stays.
@@ -515,6 +525,13 @@ class Draft:
         else:
             os.unlink(public, dir_fd=folders.innermost)
 
+    def _unpublish(self, folders: Folders) -> None:
+        """The slot was removed while its file was stored."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path.segments[-1], dir_fd=folders.innermost)
+        if self._place.fsync:
+            os.fsync(folders.innermost)
+
     def _same_is_there(self, folders: Folders) -> _Asking:
         """Whether the public file has our bytes and is safe; False if it is gone again."""
         assert self._file is not None
@@ -572,7 +589,12 @@ class Draft:
         self._look(folders)
         return self._make_file(folders)
 
+    def _refuse_removed(self) -> None:
+        if self._place.removed.has(self._path):
+            raise SlotRemoved
+
     def _look(self, folders: Folders) -> None:
+        self._refuse_removed()
         there = self._stat(folders) if folders.depth == len(self._path.segments) - 1 else None
         self._check_condition(there)
         if there is not None:

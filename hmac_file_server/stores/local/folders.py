@@ -94,6 +94,12 @@ class Folders:
                 os.rmdir(self._names[level], dir_fd=self._chain[level])
         self._made = []
 
+    def remove_empty(self) -> None:
+        """Remove those that are empty, from the innermost on."""
+        with contextlib.suppress(OSError):
+            for level in reversed(range(len(self._names))):
+                os.rmdir(self._names[level], dir_fd=self._chain[level])
+
     def close(self) -> None:
         """Close all descriptors but the root's."""
         for folder in self._chain[1:]:

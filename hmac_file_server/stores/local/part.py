@@ -14,6 +14,7 @@ from hmac_file_server.stores.errors import (
     BadName,
     Cancelled,
     NoSession,
+    SlotRemoved,
     SlotTaken,
     TooLong,
     WrongDigest,
@@ -264,4 +265,4 @@ class DiskPart:
 
 def _is_final(reason: Exception) -> bool:
     """Whether nobody can go on with the upload; on a full disk it only stands in the way of others."""
-    return is_full(reason) or isinstance(reason, SlotTaken | WrongFile | Cancelled | BadName | TooLong)
+    return is_full(reason) or isinstance(reason, SlotTaken | SlotRemoved | WrongFile | Cancelled | BadName | TooLong)

@@ -19,6 +19,7 @@ from hmac_file_server.stores.local.flush import Flusher
 from hmac_file_server.stores.local.folders import at, names_in
 from hmac_file_server.stores.local.index import Index, enter
 from hmac_file_server.stores.local.names import Names
+from hmac_file_server.stores.local.removed import Removed
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 """How a folder is opened."""
@@ -40,6 +41,8 @@ class Place:
     :param index: the sessions that lie there.
     :param renames: whether a file that has a name there is moved when it is published, not linked.
     :param keeps_attributes: whether extended attributes can be kept with files there.
+    :param remember: seconds for which a removal counts; 0 for ever.
+    :ivar removed: the slots whose files were removed.
     :param is_split: whether files could not be published in some folder, which looked as if they could.
     :param retired: whether the store has moved on, because another file system was mounted there.
     """
@@ -56,8 +59,14 @@ class Place:
     keeps_attributes: bool = True
     is_split: bool = False
     retired: bool = False
+    remember: float = 0.0
+    removed: Removed = attrs.field(init=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
     _mended: int = attrs.field(default=0, init=False)
+
+    @removed.default
+    def _remember_removed(self) -> Removed:
+        return Removed(self.own, self.file_system, self.fsync, self.remember)
 
     @property
     def fsync(self) -> bool:

@@ -18,7 +18,7 @@ from hmac_file_server.stores.faults import NO_ROOM, is_gone
 from hmac_file_server.stores.local.folders import Folders, at
 from hmac_file_server.stores.local.index import is_alone
 from hmac_file_server.stores.local.place import Place
-from hmac_file_server.stores.session import TAG, Session, decode, encode, is_token
+from hmac_file_server.stores.session import TAG, Session, decode, encode, is_token, new_token
 
 DATA, RECORD, WANTED, _NEW = b".data", b".session", b".wanted", b".new"
 KEPT = (DATA, RECORD, WANTED, _NEW)
@@ -291,6 +291,25 @@ class SessionFiles:
             finally:
                 os.close(data)
 
+    def end(self, path: SlotPath) -> None:
+        """The slot's file is removed, and nobody may go on with an upload of it. Whoever is at it is told to stop."""
+        for token in self._tokens(new_token(path)[:TAG]):
+            with contextlib.suppress(NoSession):
+                session = decode(token, self._read(token))
+                if session is not None and session.path == path:
+                    self._end(token)
+
+    def _end(self, token: str) -> None:
+        data = -1
+        try:
+            with contextlib.suppress(NoSession):
+                data = self._lock(token)
+            self.remove(token)
+        except Held:
+            self.want(token)
+        finally:
+            self.let_go(data)
+
     def remove(self, token: str) -> None:
         """Forget a session and its data."""
         for suffix in (DATA, RECORD, WANTED, _NEW):
@@ -380,7 +399,7 @@ class SessionFiles:
         return self._last_change(token, *KEPT) + patience < self.now()
 
     def _has_expired(self, session: Session) -> bool:
-        return session.begun + self.timeout < self.now()
+        return session.begun + self.timeout < self.now() or self.place.removed.has(session.path)
 
     def _is_recent(self, token: str) -> bool:
         return self._last_change(token, DATA) + LEFT_SECONDS > self.now()

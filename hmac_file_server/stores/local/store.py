@@ -11,7 +11,7 @@ from zope.interface import implementer
 
 from hmac_file_server.slots.path import SlotPath
 from hmac_file_server.slots.slot import Attributes
-from hmac_file_server.stores.interface import IFile, IStore
+from hmac_file_server.stores.interface import Condition, IFile, IStore, Present
 from hmac_file_server.stores.local.disk import Disk
 from hmac_file_server.stores.local.file import Closer, LocalFile
 from hmac_file_server.stores.local.in_threads import DraftInThreads, SessionsInThreads
@@ -56,13 +56,15 @@ class LocalStore:
         self._pools = pools
 
     @classmethod
-    def at(cls, folder: str, fsync: bool, reactor: Any) -> LocalStore:
+    def at(cls, folder: str, fsync: bool, reactor: Any, removes: bool = False, remember: float = 0.0) -> LocalStore:
         """The store in a folder, which is made if it is not there.
 
         :param fsync: whether a published file has reached the disk.
+        :param removes: whether files are going to be removed.
+        :param remember: seconds for which a removal counts; 0 for ever.
         :raises Unusable: if files can not be made or published there.
         """
-        disk = Disk(folder, fsync)
+        disk = Disk(folder, fsync, removes, remember)
         writers, readers = Threads(reactor, _WRITERS, "writer"), Threads(reactor, _READERS, "reader")
         looker = Threads(reactor, 1, "looker")
         pools = {"write": writers, "read": readers}
@@ -92,6 +94,12 @@ class LocalStore:
         except BaseException:  # no memory
             file.close()
             raise
+
+    def was_removed(self, path: SlotPath) -> bool:
+        return self._disk.was_removed(path)
+
+    def remove(self, path: SlotPath, condition: Condition | None = None) -> Deferred[Present | None]:
+        return self._writers(lambda: self._disk.remove(path, condition))
 
     def sessions(self, timeout: float) -> SessionsInThreads:
         return SessionsInThreads(
