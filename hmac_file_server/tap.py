@@ -15,10 +15,11 @@ from twisted.python.usage import Options as UsageOptions
 
 from hmac_file_server import log
 from hmac_file_server.clock import Awake
-from hmac_file_server.config import WORKER, Config, ConfigError, NotYet, fail, load
+from hmac_file_server.config import WORKER, Config, load
 from hmac_file_server.daemon import signals
 from hmac_file_server.daemon.channel import Parent, receive_settings
 from hmac_file_server.daemon.logfile import LogWriter, open_log
+from hmac_file_server.settings.problems import ConfigError, NotYet, fail
 
 _M_ARENA_MAX = -8  # in malloc.h
 _LARGEST_KEPT = 4 << 20

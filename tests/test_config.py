@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from hmac_file_server.address import RedisServer
-from hmac_file_server.config import Config, ConfigError, defaults, load
+from hmac_file_server.config import Config, defaults, load
+from hmac_file_server.settings.hosts import Host
+from hmac_file_server.settings.problems import ConfigError
 from hmac_file_server.slots.secret import EXAMPLE_SECRET, is_placeholder, weaknesses
 
 ROOT = Path(__file__).parent.parent
@@ -56,7 +58,8 @@ def refusal(path: Path, content: str | bytes | None = None) -> str:
 def test_two_keys_are_enough(path: Path) -> None:
     """With Secret and StoreDir alone everything else has its default."""
     config = read(path, NEEDED)
-    assert config == Config(secrets=(SECRET.encode(),), store_dir="/srv/upload", file=str(path))
+    host = Host(name="upload", store_dir="/srv/upload", secrets=(SECRET.encode(),))
+    assert config == Config(secrets=host.secrets, store_dir="/srv/upload", hosts=(host,), file=str(path))
     assert (config.listen.endpoint, config.listen.loopback) == (r"tcp6:8080:interface=\:\:1", True)
     assert (config.max_retries, config.retry_delay, config.chunk_size) == (5, 2, 1 << 20)
 

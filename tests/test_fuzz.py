@@ -28,8 +28,9 @@ from twisted.logger import LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
 from hmac_file_server import log
-from hmac_file_server.config import Config, ConfigError, load
+from hmac_file_server.config import Config, load
 from hmac_file_server.daemon.service import FileService
+from hmac_file_server.settings.problems import ConfigError
 from hmac_file_server.stores.local.threads import Threads
 from tests.support import SECRET, v, v2
 

@@ -13,7 +13,8 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from hmac_file_server.config import Config, NotYet
+from hmac_file_server.config import Config
+from hmac_file_server.settings.problems import NotYet
 from hmac_file_server.stores.errors import Unusable
 from hmac_file_server.stores.faults import explain, is_lasting
 from hmac_file_server.stores.interface import IStore

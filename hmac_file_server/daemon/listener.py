@@ -19,10 +19,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from hmac_file_server.address import Listen
-from hmac_file_server.config import Config, ConfigError, NotYet, fail
+from hmac_file_server.config import Config
 from hmac_file_server.daemon.chain import chain
 from hmac_file_server.daemon.holder import holder
 from hmac_file_server.daemon.sockets import UnixSocket, tcp_sockets
+from hmac_file_server.settings.problems import ConfigError, NotYet, fail
 from hmac_file_server.stores.faults import user
 
 ENDPOINTS = "https://docs.twisted.org/en/stable/core/howto/endpoints.html"

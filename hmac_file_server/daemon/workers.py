@@ -17,7 +17,7 @@ from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from hmac_file_server.config import WORKER, Config, ConfigError, fail
+from hmac_file_server.config import WORKER, Config
 from hmac_file_server.daemon.channel import Child, Report, Stop, adopt
 from hmac_file_server.daemon.health import StoreCheck, open_store
 from hmac_file_server.daemon.listener import cannot_listen
@@ -28,6 +28,7 @@ from hmac_file_server.daemon.share import NOTHING, Share
 from hmac_file_server.daemon.signals import held_back, ignore_stopping
 from hmac_file_server.daemon.sockets import UnixSocket, tcp_sockets
 from hmac_file_server.metrics import MetricsRoot, Ready, Together
+from hmac_file_server.settings.problems import ConfigError, fail
 
 _log = Logger()
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import pytest
 
-from hmac_file_server.config import EXAMPLE_SECRET
+from hmac_file_server.slots.secret import EXAMPLE_SECRET
 from tests.support import DEADLINE, Answer, Daemon, Wire, eventually, need, put_target, v2
 
 MakeDaemon = Callable[..., Daemon]
