@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import operator
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -49,14 +50,20 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 
 
 
 class Metrics:
-    """What the daemon counts, in one registry."""
+    """What the daemon counts, in one registry.
 
-    def __init__(self) -> None:
+    :param has_hosts: whether it serves several hosts, which a label tells apart.
+    """
+
+    def __init__(self, has_hosts: bool = False) -> None:
         disable_created_metrics()
+        self.has_hosts = has_hosts
         self.registry = registry = CollectorRegistry()
+        self._labels = ["host"] if has_hosts else []
         self.upload_duration = Histogram(
             _PREFIX + "_upload_duration_seconds",
             "Seconds from the end of an upload's headers to its 201.",
+            self._labels,
             buckets=_SECONDS,
             registry=registry,
         )
@@ -77,13 +84,23 @@ class Metrics:
         self.sessions_kept = self._gauge("sessions_kept", "Uploads that run, or wait to be resumed.")
         self.store_free = self._gauge("store_free_bytes", "Bytes that the store has free.")
         self.ready = Gauge(*_READY, registry=registry)
-        for reason in _UPLOAD_ERRORS:  # A series that begins with its first event hides that from rate().
-            self.upload_errors.labels(reason)
+        self._hosts: dict[str, HostMetrics] = {}
 
+    def of(self, host: str = "") -> HostMetrics:
+        """The figures of one host.
+
+        :param host: its name; empty for what is none's.
+        """
+        if host not in self._hosts:
+            self._hosts[host] = HostMetrics(self, {"host": host} if self.has_hosts else {})
+        return self._hosts[host]
+
+    @functools.cached_property
     def of_redis(self) -> tuple[Callable[[bool], None], Callable[[str], None]]:
         """The figures of Redis, where it is used: whether it works, and its failures by reason."""
-        up = self._gauge("redis_up", "Whether Redis works.")
-        errors = self._counter("redis_errors", "Failures of Redis; no upload fails with it.", ["reason"])
+        up = Gauge(_PREFIX + "_redis_up", "Whether Redis works.", registry=self.registry)
+        text = "Failures of Redis; no upload fails with it."
+        errors = Counter(_PREFIX + "_redis_errors_total", text, ["reason"], registry=self.registry)
         return up.set, lambda reason: errors.labels(reason).inc()
 
     def report(self) -> bytes:
@@ -95,10 +112,38 @@ class Metrics:
         return zlib.compress(json.dumps(families).encode("ascii"))
 
     def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(f"{_PREFIX}_{name}", text, registry=self.registry)
+        return Gauge(f"{_PREFIX}_{name}", text, self._labels, registry=self.registry)
 
-    def _counter(self, name: str, text: str, labels: list[str] | None = None) -> Counter:
-        return Counter(f"{_PREFIX}_{name}_total", text, labels or [], registry=self.registry)
+    def _counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+        return Counter(f"{_PREFIX}_{name}_total", text, [*self._labels, *labels], registry=self.registry)
+
+
+class HostMetrics:
+    """The figures of one host: each as it is counted for the first time, so that there is none of what it has not."""
+
+    def __init__(self, metrics: Metrics, labels: dict[str, str]) -> None:
+        self._metrics = metrics
+        self._labels = labels
+        self.of_redis = lambda: metrics.of_redis
+
+    def __getattr__(self, name: str) -> Any:
+        metric = getattr(self._metrics, name)
+        found = metric.labels(**self._labels) if self._labels else metric
+        setattr(self, name, found)
+        return found
+
+    def error(self, reason: str) -> Counter:
+        """Uploads that failed for a reason."""
+        return self._metrics.upload_errors.labels(**self._labels, reason=reason)
+
+    def refusal(self, reason: str) -> Counter:
+        """Requests that were refused for a reason."""
+        return self._metrics.refusals.labels(**self._labels, reason=reason)
+
+    def begin(self) -> None:
+        """Show all errors from the start: a series that begins with its first event hides that from rate()."""
+        for reason in _UPLOAD_ERRORS:
+            self.error(reason)
 
 
 class Together(Collector):

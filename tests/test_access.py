@@ -17,7 +17,7 @@ from hmac_file_server.files.access_log import AccessLog
 from hmac_file_server.files.resource import Files
 from hmac_file_server.files.retry import RetryPolicy
 from hmac_file_server.files.serving import Serving
-from hmac_file_server.files.tree import root
+from hmac_file_server.files.tree import Place, Root
 from hmac_file_server.files.upload import Uploads
 from hmac_file_server.log import LineLog
 from hmac_file_server.metrics import Metrics
@@ -55,7 +55,7 @@ class Server:
         self.metrics, self.out = Metrics(), io.StringIO()
         self.access = AccessLog(self.metrics, self.clock, LineLog(self.out, "info"))
         self.site = Site(
-            root("upload", place, files), self.clock, Limits(), self.access.ended, self.access.turned_away
+            Root([Place("upload", place, files)]), self.clock, Limits(), self.access.ended, self.access.turned_away
         )
         self.transport = Transport()
         self.channel: Any = None

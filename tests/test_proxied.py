@@ -16,7 +16,7 @@ from twisted.internet.task import Clock
 from hmac_file_server.files.resource import Files
 from hmac_file_server.files.retry import RetryPolicy
 from hmac_file_server.files.serving import Serving
-from hmac_file_server.files.tree import root
+from hmac_file_server.files.tree import Place, Root
 from hmac_file_server.files.upload import Uploads
 from hmac_file_server.resumption.keeper import FileKeeper
 from hmac_file_server.resumption.upload import SAVE_SECONDS, Resumables
@@ -54,7 +54,7 @@ class Server:
         files = Files(Verifier([SECRET.encode()]), Serving(self.store, self.clock), self.uploads, 0)
         place = place_of(self.resumables, files, "upload", 0)
         limits = Limits(proxies=Proxies(TRUSTED, **known))
-        site = Site(root("upload", place, files), self.clock, limits, lambda *of: None)
+        site = Site(Root([Place("upload", place, files)]), self.clock, limits, lambda *of: None)
         self.transport = Transport(peerAddress=peer)
         self.channel: Any = site.buildProtocol(peer)
         self.channel.makeConnection(self.transport)

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from hmac_file_server.files.resource import Files
 from hmac_file_server.files.retry import RetryPolicy
 from hmac_file_server.files.serving import Serving
-from hmac_file_server.files.tree import Prefix, root
+from hmac_file_server.files.tree import Place, Prefix, Root
 from hmac_file_server.files.upload import MEMORY, Uploads
 from hmac_file_server.slots.path import slot_path
 from hmac_file_server.slots.verifier import Verifier
@@ -57,7 +57,10 @@ class Server:
         files = Files(Verifier([SECRET.encode()]), self.serving, self.uploads, 1 << 30)
         self.ended: list[tuple[Request, bool, bool]] = []
         self.site = Site(
-            root("upload", Prefix(files), files), self.clock, limits or Limits(), lambda *of: self.ended.append(of)
+            Root([Place("upload", Prefix(files), files)]),
+            self.clock,
+            limits or Limits(),
+            lambda *of: self.ended.append(of),
         )
         self.connect()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SERVICE = "hmac_file_server/daemon/service.py"
+SERVICE = "hmac_file_server/daemon/host.py"
 STAYS = ["test_request.py", "test_upload.py", "test_store.py", "test_conditional.py", "test_smoke.py", "test_start.py"]
 """Tests of what stays; those of the wing, and all that send it something, go with it."""
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, DeferredList, fail
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from hmac_file_server.config import Config
+from hmac_file_server.settings.hosts import Host
 from hmac_file_server.settings.problems import NotYet
 from hmac_file_server.stores.errors import Unusable
 from hmac_file_server.stores.faults import explain, is_lasting
@@ -30,20 +31,18 @@ _READY_SECONDS = 3.0
 T = TypeVar("T")
 
 
-def open_store(config: Config, reactor: Any) -> LocalStore:
+def open_store(config: Config, host: Host, reactor: Any) -> LocalStore:
     """:raises ConfigError: if StoreDir can not be a store."""
-    if not os.path.lexists(config.store_dir):
+    if not os.path.lexists(host.store_dir):
         # It may be a new one, or lie on a disk that is not mounted.
-        _log.warn("StoreDir {folder} is not there and is made", folder=config.store_dir)
+        _log.warn("StoreDir {folder} is not there and is made", folder=host.store_dir)
     try:
-        return LocalStore.at(
-            config.store_dir, config.fsync, reactor, bool(config.delete_secret), config.remember_removed
-        )
+        return LocalStore.at(host.store_dir, config.fsync, reactor, bool(host.delete_secret), config.remember_removed)
     except Unusable as error:
         reason = str(error)
         if isinstance(error.__cause__, NotADirectoryError | FileExistsError):
             reason = f"{error.__cause__.strerror}; it must be a folder that the daemon's user can write to"
-        raise NotYet(config.problem("StoreDir", config.store_dir, reason)) from None
+        raise NotYet(config.problem("StoreDir", host.store_dir, reason)) from None
 
 
 class StoreWatch(Service):
@@ -138,3 +137,17 @@ class StoreCheck:
         for answer in self._waiting[:]:
             self._waiting.remove(answer)
             answer.callback(result)
+
+
+def check_all(checks: Mapping[str, Callable[[], Deferred[None]]]) -> Deferred[None]:
+    """Ask the stores of all hosts; fails as the first that fails, with the name of its host if there are several.
+
+    :param checks: asks each, by the host's name.
+    """
+
+    def named(failure: Failure, name: str) -> Failure:
+        return failure if len(checks) == 1 else Failure(Unusable(f"{name}: {failure.value}"))
+
+    asked = [check().addErrback(named, name) for name, check in checks.items()]
+    all_asked = DeferredList(asked, fireOnOneErrback=True, consumeErrors=True)
+    return all_asked.addCallbacks(lambda _: None, lambda failure: failure.value.subFailure)

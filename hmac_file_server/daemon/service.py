@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import resource
+from collections.abc import Iterable
 from typing import Any
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from hmac_file_server.config import Config
 from hmac_file_server.daemon.banner import banner
-from hmac_file_server.daemon.health import StoreWatch, open_store
+from hmac_file_server.daemon.health import check_all
+from hmac_file_server.daemon.host import HostService
 from hmac_file_server.daemon.listener import Listener, SharedListener
 from hmac_file_server.daemon.notify import Notifier
 from hmac_file_server.daemon.share import Share
 from hmac_file_server.daemon.signals import ignore_stopping
 from hmac_file_server.files.access_log import AccessLog
 from hmac_file_server.files.node import Node
-from hmac_file_server.files.resource import Files
-from hmac_file_server.files.retry import RetryPolicy
-from hmac_file_server.files.serving import Serving
-from hmac_file_server.files.tree import Prefix, root
-from hmac_file_server.files.upload import Uploads
+from hmac_file_server.files.tree import Root
 from hmac_file_server.log import LineLog, Out
 from hmac_file_server.metrics import Metrics, MetricsRoot, MetricsSite, Ready
-from hmac_file_server.resumption import wiring
-from hmac_file_server.slots.removal import Removal
-from hmac_file_server.slots.secret import EXAMPLE_SECRET, weaknesses
-from hmac_file_server.slots.verifier import Verifier
+from hmac_file_server.settings.hosts import shared_secrets
+from hmac_file_server.slots.secret import weaknesses
 from hmac_file_server.stores.interface import IStore
-from hmac_file_server.stores.room import Room
 from hmac_file_server.web.client import Proxies
 from hmac_file_server.web.connections import Limits
 from hmac_file_server.web.hints import Hints
@@ -59,36 +53,14 @@ class FileService(MultiService):
         self._config = config
         self._reactor = reactor
         self._out = out
-        self._room = room = Room(config.min_free_space)
-        metrics = self._metrics = Metrics()
-        self._store = store = open_store(config, reactor)
-        # Before anything listens, so that the first upload is measured too.
-        room.found(store.space, ())
-        policy = RetryPolicy(
-            reactor, config.max_retries, config.retry_delay, lambda error: metrics.upload_retries.inc()
-        )
-        self._uploads = uploads = Uploads(store, room, policy, config.chunk_size)
-        self._watch = StoreWatch(store, room, lambda: uploads.active, reactor)
-        self._watch.setServiceParent(self)
-        files = Files(
-            Verifier(config.secrets),
-            Serving(store, reactor),
-            uploads,
-            config.max_upload_size,
-            Removal(config.secrets, config.delete_secret) if config.delete_secret else None,
-            Verifier([EXAMPLE_SECRET]) if EXAMPLE_SECRET in config.secrets else None,
-        )
-        place = Prefix(files)
-        # The wing: without these lines no upload can be resumed, and all else works.
-        keeper = wiring.keep_sessions(config, store, uploads, metrics, reactor)
-        keeper.setServiceParent(self)
-        if config.resumable_uploads:
-            place = wiring.make_resumable(config, store, uploads, keeper, files, reactor)
-        # End of the wing.
-        self._site = self._make_site(root(config.upload_sub_dir, place, files))
-        metrics.uploads_in_progress.set_function(lambda: len(uploads.active))
-        metrics.store_free.set_function(lambda: math.nan if room.free is None else room.free)
-        metrics.ready.set_function(lambda: not (self._site.draining or room.closed))
+        metrics = self._metrics = Metrics(has_hosts=len(config.hosts) > 1)
+        self._hosts = [HostService(config, host, metrics.of(host.name), reactor) for host in config.hosts]
+        rooms = [host.room for host in self._hosts]
+        for host in self._hosts:
+            host.room.beside = [room for room in rooms if room is not host.room]
+            host.setServiceParent(self)
+        self._site = self._make_site(Root([host.place for host in self._hosts]))
+        metrics.ready.set_function(lambda: not (self._site.draining or any(room.closed for room in rooms)))
         self._says_hello = shared is None
         self._listener: Listener | SharedListener
         if shared is not None:
@@ -97,10 +69,13 @@ class FileService(MultiService):
             return
         self._listener = Listener(config, "ListenPort", config.listen, self._site, reactor)
         self._listener.setServiceParent(self)
-        ready = Ready(lambda: "stopping" if self._site.draining else "", self._watch.check)
+        ready = Ready(lambda: "stopping" if self._site.draining else "", self._check_stores)
         serve_metrics(self, config, MetricsRoot(metrics.registry, ready), reactor)
         # The last to start: by then all listen.
         Notifier(reactor, os.environ, self._status).setServiceParent(self)
+
+    def _check_stores(self) -> Deferred[None]:
+        return check_all({host.host.name: host.watch.check for host in self._hosts})
 
     def _make_site(self, tree: Node) -> Site:
         config = self._config
@@ -114,23 +89,29 @@ class FileService(MultiService):
         :param others: what the other workers have.
         """
         connections = self._site.connections
-        connections.elsewhere, self._room.claimed_elsewhere = others.counts, others.claimed
-        return self._metrics.report(), Share(connections.counts, self._room.claimed), self._store.stuck
+        connections.elsewhere = others.counts
+        for host in self._hosts:
+            host.room.claimed_elsewhere = others.claimed
+        claimed = sum(host.room.claimed for host in self._hosts)
+        problem = next(filter(None, (host.store.stuck for host in self._hosts)), "")
+        return self._metrics.report(), Share(connections.counts, claimed), problem
 
     def _status(self) -> str:
-        free = "" if self._room.free is None else f", {self._room.free >> 20} MiB free"
-        return f"{len(self._uploads.active)} uploads running{free}{log_status(self._out)}"
+        free = [host.room.free for host in self._hosts if host.room.free is not None]
+        least = f", {min(free) >> 20} MiB free" if free else ""
+        return f"{sum(len(host.uploads.active) for host in self._hosts)} uploads running{least}{log_status(self._out)}"
 
     def startService(self) -> None:
         """Listen, and say where."""
         _raise_descriptor_limit()
         super().startService()
         if self._says_hello:
-            say_hello(self._config, self._store)
+            say_hello(self._config, [host.store for host in self._hosts])
 
     def stopService(self) -> Deferred[None]:
         """Let running requests finish within ShutdownTimeout, then cut what is left."""
-        self._watch.stopService()
+        for host in self._hosts:
+            host.watch.stopService()
         for service in self:
             if isinstance(service, Notifier):
                 service.stopService()
@@ -148,12 +129,9 @@ class FileService(MultiService):
         if late.active():
             late.cancel()
         # What was cut off is still being made safe, for clients that will go on with it.
-        idle = self._uploads.when_idle().addTimeout(_LAST_SECONDS, self._reactor, lambda *_: None)
-        return idle.addCallback(lambda _: self._stop_rest())
-
-    def _stop_rest(self) -> Deferred[None]:
-        closed: Deferred[None] = MultiService.stopService(self)
-        return closed.addCallback(lambda _: self._store.close())
+        idle: Deferred[Any] = DeferredList([host.when_idle() for host in self._hosts])
+        idle.addTimeout(_LAST_SECONDS, self._reactor, lambda *_: None)
+        return idle.addCallback(lambda _: MultiService.stopService(self))
 
 
 def log_status(out: Out) -> str:
@@ -168,19 +146,28 @@ def serve_metrics(parent: MultiService, config: Config, root: MetricsRoot, react
         Listener(config, "MetricsPort", config.metrics_listen, site, reactor).setServiceParent(parent)
 
 
-def say_hello(config: Config, store: IStore) -> None:
+def say_hello(config: Config, stores: Iterable[IStore]) -> None:
     """Log where the daemon is, and what it makes of its configuration."""
     for line in banner(config):
         _log.info("{line}", line=line)
     for warning in config.warnings:
         _log.warn("{warning}", warning=warning)
-    if not store.keeps_attributes:
+    if not all(store.keeps_attributes for store in stores):
         what = "the type that was signed, its owner and when it expires"
         _log.warn(
             "StoreDir: the file system keeps no extended attributes: {what} can not be kept with a file", what=what
         )
-    for weakness in weaknesses(config.secrets):
-        _log.warn("{file}: Secret: {weakness}", file=config.file, weakness=weakness)
+    for host in config.hosts:
+        whose = f" of {host.name}" if len(config.hosts) > 1 else ""
+        for weakness in weaknesses(host.secrets):
+            _log.warn("{file}: Secret{whose}: {weakness}", file=config.file, whose=whose, weakness=weakness)
+    for first, second in shared_secrets(config.hosts):
+        _log.warn(
+            "{file}: the hosts {first} and {second} share a secret: a slot of one works once below the other, too",
+            file=config.file,
+            first=first.name,
+            second=second.name,
+        )
 
 
 def _raise_descriptor_limit() -> None:

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from hmac_file_server.config import WORKER, Config
 from hmac_file_server.daemon.channel import Child, Report, Stop, adopt
-from hmac_file_server.daemon.health import StoreCheck, open_store
+from hmac_file_server.daemon.health import StoreCheck, check_all, open_store
 from hmac_file_server.daemon.listener import cannot_listen
 from hmac_file_server.daemon.logfile import LogWriter
 from hmac_file_server.daemon.notify import Notifier
@@ -55,7 +55,7 @@ class WorkersService(MultiService):
             reason = "several workers need a plain socket; let a proxy speak TLS, or set Workers = 1"
             raise ConfigError(config.problem("ListenPort", config.listen.given, reason))
         self._config, self._path, self._reactor, self._out = config, path, reactor, out
-        self._store = open_store(config, reactor)
+        self._stores = {host.name: open_store(config, host, reactor) for host in config.hosts}
         self._workers: list[Worker] = []
         self._sockets: list[socket.socket] = []
         self._unix: UnixSocket | None = None
@@ -65,8 +65,8 @@ class WorkersService(MultiService):
         self._figures = Together(lambda: [worker.report for worker in self._workers if worker.report])
         registry = CollectorRegistry()
         registry.register(self._figures)
-        store_check = StoreCheck(self._store, reactor)
-        ready = Ready(self._why_not_ready, store_check.ask)
+        checks = {name: StoreCheck(store, reactor).ask for name, store in self._stores.items()}
+        ready = Ready(self._why_not_ready, lambda: check_all(checks))
         serve_metrics(self, config, MetricsRoot(registry, ready, self._renew), reactor)
 
     def startService(self) -> None:
@@ -78,7 +78,7 @@ class WorkersService(MultiService):
         # The last to start: by then all listen.
         self._notifier.setServiceParent(self)
         super().startService()
-        say_hello(self._config, self._store)
+        say_hello(self._config, self._stores.values())
 
     def _listen(self) -> list[int]:
         """A listening socket for each worker, between which the kernel shares out the clients.
@@ -145,7 +145,8 @@ class WorkersService(MultiService):
     def _close(self) -> Deferred[None]:
         for worker in self._workers:
             worker.disownServiceParent()
-        self._store.close()
+        for store in self._stores.values():
+            store.close()
         closed: Deferred[None] = MultiService.stopService(self)
         return closed
 

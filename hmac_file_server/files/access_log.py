@@ -40,7 +40,7 @@ class AccessLog:
 
     def turned_away(self, address: str, error: HTTPError) -> None:
         """Take note of a connection that was refused; of those that are too many the log tells of one a second."""
-        self._metrics.refusals.labels(error.reason).inc()
+        self._metrics.of().refusal(error.reason).inc()
         now = self._clock.seconds()
         if error.reason == "connections" and now >= self._crowded_at + 1.0 and self._lines.wants("warn"):
             self._crowded_at = now
@@ -59,7 +59,7 @@ class AccessLog:
         self._write(request, seconds, timed_out, cut)
 
     def _count(self, request: Request, seconds: float, timed_out: bool, cut: bool) -> None:
-        metrics, add = self._metrics, self._batch.add
+        metrics, add = self._metrics.of(request.host_name), self._batch.add
         if request.body_received:
             add(metrics.bytes_in, request.body_received)
         if request.sentLength:
@@ -72,12 +72,12 @@ class AccessLog:
                 add(metrics.uploads)
                 metrics.upload_duration.observe(seconds)
             elif error is not None:
-                metrics.upload_errors.labels(error.reason).inc()
+                metrics.error(error.reason).inc()
             elif body.broken:
-                metrics.upload_errors.labels("timeout" if timed_out else "broken_off").inc()
+                metrics.error("timeout" if timed_out else "broken_off").inc()
         elif error is not None:
             stopped = error.reason in _NOT_STORED and request.method == b"PUT"
-            (metrics.upload_errors if stopped else metrics.refusals).labels(error.reason).inc()
+            (metrics.error if stopped else metrics.refusal)(error.reason).inc()
         elif request.method == b"GET" and request.startedWriting and request.code in _WITH_CONTENT:
             add(metrics.downloads_broken if cut else metrics.downloads)
 
@@ -95,13 +95,14 @@ class AccessLog:
         if without_right and not self._refused.is_told(request.client_address):
             return
         agent = _short(request.said(b"User-Agent") or b"-", _LONGEST_AGENT).replace('"', "'")
+        host = f" host={request.host_name or '-'}" if self._metrics.has_hosts else ""
         end = _end(request, timed_out, cut)
         status = "-" if unanswered else request.code
         self._lines.write(
             level,
             f"{request.client_address} {_short(request.method, _LONGEST_METHOD)}"
             f" {_short(_without_token(request), _LONGEST_PATH)} {status}"
-            f' in={request.body_received} out={request.sentLength} {seconds:.3f}s "{agent}"{end}',
+            f' in={request.body_received} out={request.sentLength} {seconds:.3f}s{host} "{agent}"{end}',
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -31,44 +31,72 @@ class Prefix(Node):
         return self._files
 
 
-class Outside(Node):
-    """Beside and above the files, where a request comes by a mistake of the operator's, which the log's line names.
+@attrs.frozen
+class Place:
+    """Where the files of one host are.
 
-    :param prefix: where the files are.
+    :param prefix: ``UploadSubDir``; empty if they lie at the root.
+    :param node: what the prefix leads to.
+    :param files: know what mistakes look like.
+    :param name: of the host.
     """
 
-    def __init__(self, prefix: str, files: Files) -> None:
+    prefix: str
+    node: Node
+    files: Files
+    name: str = ""
+
+    @property
+    def segments(self) -> tuple[bytes, ...]:
+        """The prefix as it stands in a path."""
+        return tuple(self.prefix.encode("utf-8").split(b"/")) if self.prefix else ()
+
+
+class Root(Node):
+    """The root of the tree: a path belongs to the host with the longest prefix of it, and else to nobody."""
+
+    def __init__(self, places: Sequence[Place]) -> None:
         super().__init__()
-        self._prefix = prefix
-        self._files = files
+        self._places = {place.segments: place for place in places}
+        self._lengths = sorted({len(segments) for segments in self._places}, reverse=True)
+        self._outside = Outside(places)
 
     def getChild(self, path: bytes, request: Request) -> Node:
-        return Outside(self._prefix, self._files)
+        segments = (path, *(request.postpath or ()))
+        for length in self._lengths:
+            place = self._places.get(segments[:length])
+            if place is not None:
+                request.host_name = place.name
+                request.prepath, request.postpath = list(segments[:length]), list(segments[length:])
+                return place.node
+        return self._outside
+
+
+class Outside(Node):
+    """Beside and above the files, where a request comes by a mistake of the operator's, which the log's line names."""
+
+    isLeaf = True
+
+    def __init__(self, places: Sequence[Place]) -> None:
+        super().__init__()
+        self._places = places
 
     def accept_body(self, request: Request, length: int | None) -> IBodyConsumer:
-        error, prefix = nothing_here(), self._prefix
-        mistake: Callable[[], str] = str
+        error, mistakes = nothing_here(), list[Callable[[], str]]()
         if request.method == b"PUT":
-            mistake = self._files.mistake(request, length or 0, prefix)
-        raise attrs.evolve(error, detail=lambda: f"{error}; {mistake() or where_uploads_go(prefix)}")
+            mistakes = [place.files.mistake(request, length or 0, place.prefix) for place in self._places]
+        raise attrs.evolve(error, detail=lambda: f"{error}; {self._guess(mistakes)}")
+
+    def _guess(self, mistakes: list[Callable[[], str]]) -> str:
+        guesses = (mistake() for mistake in mistakes)
+        return next(filter(None, guesses), "") or where_uploads_go(self._prefixes)
+
+    @property
+    def _prefixes(self) -> str:
+        return " or ".join(f'"/{place.prefix}/"' for place in self._places)
 
     def render_GET(self, request: Request) -> int:
         error = nothing_here()
-        raise attrs.evolve(error, detail=f'{error}: files lie below "/{self._prefix}/" (UploadSubDir)')
+        raise attrs.evolve(error, detail=f"{error}: files lie below {self._prefixes} (UploadSubDir)")
 
     render_HEAD = render_GET
-
-
-def root(prefix: str, place: Prefix, files: Files) -> Node:
-    """The tree: everything below the prefix is a file's path.
-
-    :param prefix: ``UploadSubDir``; empty if files lie at the root.
-    :param place: what the prefix leads to.
-    :param files: know what mistakes look like.
-    """
-    node: Node = place
-    for segment in reversed([segment for segment in prefix.split("/") if segment]):
-        parent = Outside(prefix, files)
-        parent.putChild(segment.encode("utf-8"), node)
-        node = parent
-    return node

@@ -10,11 +10,12 @@ from hmac_file_server.config import Config
 from hmac_file_server.files.resource import Files
 from hmac_file_server.files.tree import Prefix
 from hmac_file_server.files.upload import Uploads
-from hmac_file_server.metrics import Metrics
+from hmac_file_server.metrics import HostMetrics
 from hmac_file_server.resumption.keeper import FileKeeper, ISessionKeeper
 from hmac_file_server.resumption.protocol import Resumption
 from hmac_file_server.resumption.resource import ResumableFiles, UploadResources
 from hmac_file_server.resumption.upload import Resumables
+from hmac_file_server.settings.hosts import Host
 from hmac_file_server.slots.path import RESERVED
 from hmac_file_server.stores.interface import IStore
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def keep_sessions(
-    config: Config, store: IStore, uploads: Uploads, metrics: Metrics, clock: IReactorTime
+    config: Config, host: Host, store: IStore, uploads: Uploads, metrics: HostMetrics, clock: IReactorTime
 ) -> FileKeeper | RedisKeeper:
     """Have somebody know what runs and what waits to be resumed. It is a service, for the caller to start."""
     timeout = config.session_timeout
@@ -32,19 +33,27 @@ def keep_sessions(
     if config.redis is not None:
         from hmac_file_server.resumption.rediskeeper import RedisKeeper, connector
 
+        # A name of its own for each of several hosts, whose slots may be called alike.
+        prefix = config.redis_prefix + (f"{host.name}:" if len(config.hosts) > 1 else "")
         connect = connector(config.redis, config.redis_password, config.redis_db)
-        keeper = RedisKeeper(files, connect, clock, config.redis_prefix, timeout, *metrics.of_redis())
+        keeper = RedisKeeper(files, connect, clock, prefix, timeout, *metrics.of_redis())
     metrics.sessions_kept.set_function(keeper.kept)
     uploads.watcher = keeper
     return keeper
 
 
 def make_resumable(
-    config: Config, store: IStore, uploads: Uploads, keeper: ISessionKeeper, files: Files, clock: IReactorTime
+    config: Config,
+    host: Host,
+    store: IStore,
+    uploads: Uploads,
+    keeper: ISessionKeeper,
+    files: Files,
+    clock: IReactorTime,
 ) -> Prefix:
     """What the prefix leads to where uploads can be resumed."""
     resumables = Resumables(store.sessions(config.session_timeout), uploads, keeper.kept, clock)
-    return place_of(resumables, files, config.upload_sub_dir, config.max_upload_size)
+    return place_of(resumables, files, host.upload_sub_dir, host.max_upload_size)
 
 
 def place_of(resumables: Resumables, files: Files, prefix: str, max_size: int) -> Prefix:

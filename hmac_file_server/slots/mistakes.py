@@ -75,10 +75,13 @@ def likely_mistake(asked: Asked, prefix: str, verifier: Verifier) -> str:
     return _other_secret(verifier, asked, inside, what)
 
 
-def where_uploads_go(prefix: str) -> str:
-    """What to tell of an upload elsewhere."""
+def where_uploads_go(prefixes: str) -> str:
+    """What to tell of an upload elsewhere.
+
+    :param prefixes: in quotes.
+    """
     return (
-        f'uploads go below "/{prefix}/" (UploadSubDir): {_BASE_URL} must end so, and a proxy must pass the path on'
+        f"uploads go below {prefixes} (UploadSubDir): {_BASE_URL} must end so, and a proxy must pass the path on"
         " as it is (nginx: proxy_pass without a path)"
     )
 

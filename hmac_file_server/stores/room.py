@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import attrs
@@ -49,6 +49,7 @@ class Room:
     :param min_free: bytes that uploads leave free, for everything else on the disk.
     :ivar claimed: bytes that running uploads have still to take.
     :ivar claimed_elsewhere: the same of the other workers, as of late.
+    :ivar beside: the rooms of other hosts, whose stores may be on the same file system.
     :ivar free: bytes that the file system has free, None while that is not known.
     :ivar away: why the store can not be reached, empty if it can.
     :ivar doubtful: whether it can be reached, and nothing be written to it; one folder in it may be an exception.
@@ -59,6 +60,7 @@ class Room:
     def __init__(self, min_free: int) -> None:
         self._min_free = min_free
         self.claimed = self.claimed_elsewhere = 0
+        self.beside: Sequence[Room] = ()
         self._away_lasts = False
         self.away = ""
         self.doubtful = False
@@ -101,7 +103,7 @@ class Room:
             raise Away(self.away, self._away_lasts)
         if not size:
             return  # What goes on is looked at when its session is found.
-        claimed = self.claimed + self.claimed_elsewhere
+        claimed = self.claimed + self.claimed_elsewhere + sum(room.claimed for room in self.beside)
         if self.free is not None and size > self.free - self._min_free - claimed:
             raise NoRoom(
                 f"{size} bytes do not fit: {self.free} are free, {claimed} are claimed by running uploads,"

@@ -55,6 +55,7 @@ class Request(server.Request):
     :ivar client_address: who asks, as far as that can be believed.
     :ivar body: where its content goes; None if it has none that is wanted.
     :ivar error: what it was answered with instead of what it asked for.
+    :ivar host_name: which of several hosts it is for; empty while that is not known.
     :ivar note: what the log says of it beside its answer.
     :ivar body_received: bytes of its content that came.
     :ivar is_here: whether all its content has come together with its headers.
@@ -67,6 +68,7 @@ class Request(server.Request):
     prepath: list[bytes] | None = None
     body: IBodyConsumer | None = None
     error: HTTPError | None = None
+    host_name = ""
     note = ""
     body_received = 0
     is_here = False
