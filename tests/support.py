@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -189,6 +189,7 @@ class Daemon:
 
     :param folder: for its configuration, store and log.
     :param settings: configuration keys.
+    :param hosts: the keys of each [[Host]] table.
     :param prefix: a command line to run it under, which must exec it in its own process.
     :param environment: variables to add.
     """
@@ -198,10 +199,11 @@ class Daemon:
         folder: Path,
         prefix: list[str] | None = None,
         environment: dict[str, str] | None = None,
+        hosts: Sequence[dict[str, Any]] = (),
         **settings: Any,
     ) -> None:
         self.folder = folder
-        self.store = Path(settings.setdefault("StoreDir", str(folder / "store")))
+        self.store = Path(settings.setdefault("StoreDir", str(folder / "store")) or folder)
         self.port = free_port()
         self.metrics_port = free_port()
         listen = str(settings.setdefault("ListenPort", f"127.0.0.1:{self.port}"))
@@ -211,11 +213,23 @@ class Daemon:
         if "SecretFile" not in settings:
             settings.setdefault("Secret", SECRET)
         self.config = folder / "config.toml"
-        self.config.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in settings.items()))
+        self.settings, self.hosts = settings, list(hosts)
+        self.configure()
         self.prefix = prefix or []
         self.environment = environment or {}
         self.process: subprocess.Popen[bytes] | None = None
         self.log_path = folder / "log"
+
+    def configure(self) -> None:
+        """Write its configuration file; settings that are None are left out."""
+        tables = [self.settings, *self.hosts]
+        texts = [
+            "".join(f"{key} = {_toml(value)}\n" for key, value in table.items() if value is not None)
+            for table in tables
+        ]
+        new = self.config.with_name("config.new")
+        new.write_text("[[Host]]\n".join(texts))
+        new.replace(self.config)
 
     @property
     def log(self) -> str:
@@ -349,6 +363,10 @@ class Daemon:
     def files(self) -> set[str]:
         """All files of the store, those in the reserved folder too."""
         return {str(p.relative_to(self.store)) for p in self.store.rglob("*") if not p.is_dir()}
+
+
+def _lines(table: dict[str, Any]) -> str:
+    return "".join(f"{key} = {_toml(value)}\n" for key, value in table.items() if value is not None)
 
 
 def _toml(value: Any) -> str:

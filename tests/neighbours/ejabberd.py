@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.neighbours.program import PATH, Program, example
@@ -11,7 +12,7 @@ from tests.neighbours.xmpp import PASSWORD
 from tests.support import DEADLINE, SECRET, Daemon, Wire, free_port, missing, need
 
 _CONFIG = """
-hosts: [localhost]
+hosts: [{hosts}]
 loglevel: info
 listen:
   - {{port: {port}, ip: "127.0.0.1", module: ejabberd_c2s}}
@@ -38,12 +39,14 @@ _CALM = ["+S", "1:1", "+SDcpu", "1:1", "+SDio", "1", "+sbwt", "none", "+sbwtdcpu
 
 
 class Ejabberd:
-    """ejabberd with the account ``alice@localhost``, as one Erlang node that talks to no other.
+    """ejabberd with the account ``alice`` on each of its hosts, as one Erlang node that talks to no other.
 
     :param mistakes: what to replace in the example, by what.
     """
 
-    def __init__(self, folder: Path, daemon: Daemon, *mistakes: tuple[str, str]) -> None:
+    def __init__(
+        self, folder: Path, daemon: Daemon, *mistakes: tuple[str, str], hosts: Sequence[str] = ("localhost",)
+    ) -> None:
         self.port = free_port()
         api_port = free_port()
         modules = example(
@@ -54,7 +57,7 @@ class Ejabberd:
             *mistakes,
         )
         config = folder / "ejabberd.yml"
-        config.write_text(_CONFIG.format(port=self.port, api_port=api_port) + modules)
+        config.write_text(_CONFIG.format(hosts=", ".join(hosts), port=self.port, api_port=api_port) + modules)
         environment = {
             "ERL_LIBS": str(_libraries()),
             "EJABBERD_CONFIG_PATH": str(config),
@@ -69,14 +72,15 @@ class Ejabberd:
         self.program = Program(folder, command, environment)
         try:
             self.program.listens(self.port, _START).listens(api_port, _START)
-            _register(api_port, "alice")
+            for host in hosts:
+                _register(api_port, "alice", host)
         except BaseException:
             self.program.end()
             raise
 
 
-def _register(port: int, user: str) -> None:
-    body = json.dumps({"user": user, "host": "localhost", "password": PASSWORD}).encode()
+def _register(port: int, user: str, host: str) -> None:
+    body = json.dumps({"user": user, "host": host, "password": PASSWORD}).encode()
     lines = ["POST /api/register HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
     head = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode()
     with Wire(port) as wire:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.parse import quote, unquote
 
 import attrs
@@ -13,7 +15,7 @@ from slixmpp.plugins.xep_0363.http_upload import FileTooBig
 
 from tests.neighbours import xmpp
 from tests.neighbours.ejabberd import Ejabberd, need_ejabberd
-from tests.support import Daemon
+from tests.support import Daemon, eventually
 
 
 @attrs.frozen
@@ -85,3 +87,48 @@ def test_limit_of_the_example(house: House) -> None:
     with pytest.raises(FileTooBig):
         house.upload("film.mp4", bytes(100 * (1 << 20) + 1))
     assert house.daemon.files() == before
+
+
+def test_the_owner_is_kept(house: House) -> None:
+    """The first part of ejabberd's paths, one for each user, is kept as the file's owner."""
+    before = house.daemon.files()
+    house.upload("photo.jpg", b"hello")
+    (stored,) = house.daemon.files() - before
+    owner = os.getxattr(house.daemon.store / stored, "user.hmac_file_server.owner").decode()
+    assert owner == stored.partition("/")[0]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_several_hosts(make_daemon: Callable[..., Daemon], tmp_path: Path, workers: int) -> None:
+    """Users of two hosts upload at once, each to their own host's folder; nobody sees a file at the other's URL."""
+    need_ejabberd()
+    names = ["localhost", "other.localhost"]
+    hosts = [{"UploadSubDir": f"upload/{name}/", "StoreDir": str(tmp_path / name)} for name in names]
+    daemon = make_daemon(StoreDir=None, hosts=hosts, Workers=workers).start()
+    eventually(lambda: daemon.log.count("share a secret") == 1, what="a warning of the one secret")
+    # ejabberd insists on @HOST@ where it has several.
+    ejabberd = Ejabberd(tmp_path, daemon, ('/upload"', '/upload/@HOST@"'), hosts=names)
+    bodies = {(name, number): os.urandom(300_000) for name in names for number in range(4)}
+
+    def upload(name: str, number: int) -> tuple[str, bytes]:
+        return xmpp.upload(f"alice@{name}", ejabberd.port, "photo.jpg", bodies[name, number])
+
+    try:
+        with ThreadPoolExecutor(len(bodies)) as pool:
+            done = {key: pool.submit(upload, *key) for key in bodies}
+        for (name, number), future in done.items():
+            url, body = future.result()
+            assert body == bodies[name, number]
+            target = url.removeprefix(f"http://127.0.0.1:{daemon.port}")
+            assert target.startswith(f"/upload/{name}/")
+            slot = target.removeprefix(f"/upload/{name}/")
+            assert (tmp_path / name / slot).read_bytes() == body
+            (other,) = set(names) - {name}
+            assert xmpp.fetch(daemon.port, f"/upload/{other}/{slot}").status == 404
+            assert not (tmp_path / other / slot).exists()
+        for name in names:
+            label = f'{{host="upload/{name}"}}'
+            eventually(lambda: daemon.metric("hmac_file_server_uploads_total", label) == 4, what=label)  # noqa: B023
+            assert daemon.log.count(f"host=upload/{name} ") == 12  # four uploads, downloads, and looks by the other
+    finally:
+        ejabberd.program.end()
