@@ -70,7 +70,7 @@ def test_files_at_the_root(path: Path) -> None:
 
 
 def test_secrets_in_files(path: Path) -> None:
-    """Each host may have a file for its secret, or several while one replaces another; workers are handed them down."""
+    """Each host may have a file for its secret, or several while one replaces another; workers are given them."""
     for name, secret in (("new", SECRET), ("old", OTHER)):
         path.with_name(name).write_text(secret + "\n")
     files = f'["{path.with_name("new")}", "{path.with_name("old")}"]'
@@ -105,7 +105,7 @@ def test_lists_of_files(path: Path, text: str, reason: str) -> None:
         ("Colour = 1", "[[Host]] 1: Colour: unknown key; etc/config.toml lists the keys"),
         (
             "Workers = 2",
-            "[[Host]] 1: Workers: belongs to the daemon, not to a host: write it above the first [[Host]]",
+            "[[Host]] 1: Workers: belongs to the daemon, not to a host: write it above",
         ),
         ("listenport = 1", "[[Host]] 1: listenport: belongs to the daemon"),
         ("MaxUploadSize = -1", "[[Host]] 1: MaxUploadSize = -1: write a size from 0"),

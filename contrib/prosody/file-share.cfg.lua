@@ -4,6 +4,9 @@
 --
 -- A Component of its own is found by every client of every VirtualHost on this server whose
 -- name it extends (upload.example.com for example.com); for others, name it in disco_items.
+--
+-- For several hosts write a Component for each, with a base URL and a secret of its own, and give each a [[Host]] table
+-- in the daemon's config.toml, with the same UploadSubDir and Secret, and a StoreDir.
 
 Component "upload.example.com" "http_file_share"
 	-- Where the daemon is reached from outside, with its UploadSubDir.
