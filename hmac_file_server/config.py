@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -92,12 +92,38 @@ class Config:
     handed_down: bytes = attrs.field(default=b"", kw_only=True, repr=False, eq=False)
     """One line for a worker, which then has the very same settings, whatever has become of the files."""
 
+    def keeping(self, old: Config) -> tuple[Config, list[str]]:
+        """The same, but for what can not change while the daemon runs.
+
+        :param old: the configuration that it runs by.
+        :returns: with the names of the keys that would have changed.
+        :raises ConfigError: if the two do not go together.
+        """
+        ours, theirs = json.loads(self.handed_down), json.loads(old.handed_down)
+        changed = [name for name, differ in _FIXED.items() if differ(old, self)]
+        for name in _FIXED:
+            if name in changed or name != "LogFile":
+                ours.pop(name, None)
+                ours |= {name: theirs[name]} if name in theirs else {}
+        kept = load(self.file, json.dumps(ours).encode("ascii"))
+        as_given = {"listen": old.listen, "metrics_listen": old.metrics_listen}
+        return attrs.evolve(kept, warnings=self.warnings, **as_given), changed
+
     def problem(self, name: str, value: object, reason: str) -> str:
         """One line that names the file, the key, its value and the remedy."""
         return line_of(self.file, name, value, reason)
 
 
 _FIELDS = {field.metadata["name"].lower(): field for field in attrs.fields(Config) if field.metadata}
+_FIXED: dict[str, Callable[[Config, Config], bool]] = {
+    "ListenPort": lambda old, new: old.listen.given != new.listen.given,
+    "MetricsPort": lambda old, new: old.metrics_listen.given != new.metrics_listen.given,
+    "MetricsEnabled": lambda old, new: old.metrics_enabled != new.metrics_enabled,
+    "Workers": lambda old, new: old.workers != new.workers,
+    "LogFile": lambda old, new: bool(old.log_file) != bool(new.log_file),
+}
+"""What changes with a start only, and whether it would."""
+
 _NAMES = [field.metadata["name"] for field in _FIELDS.values()] + ["SecretFile"]
 
 

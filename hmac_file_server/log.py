@@ -25,7 +25,12 @@ _CACHE = "Unable to write to plugin cache"
 
 
 class Out(Protocol):
-    """What a log is written to."""
+    """What a log is written to.
+
+    :ivar lowest: level of what is written.
+    """
+
+    lowest: Any
 
     @property
     def problem(self) -> str:
@@ -37,7 +42,11 @@ class Out(Protocol):
 
 def observer(out: Any) -> FileLogObserver:
     """Writes each event as one line of text: time, level, message; a traceback follows a bug."""
-    return FileLogObserver(out, format_line)
+
+    def format_event(event: LogEvent) -> str | None:
+        return format_line(event) if event.get("log_level", LogLevel.info) >= out.lowest else None
+
+    return FileLogObserver(out, format_event)
 
 
 def format_line(event: LogEvent) -> str | None:
@@ -80,6 +89,10 @@ class LineLog:
 
     def __init__(self, out: Out, level: str) -> None:
         self._out = out
+        self.set_level(level)
+
+    def set_level(self, level: str) -> None:
+        """From now on this is the lowest level that is written."""
         self._written = {name for name, value in LEVELS.items() if value >= LEVELS[level]}
 
     def wants(self, level: str) -> bool:

@@ -146,6 +146,37 @@ class HostMetrics:
             self.error(reason)
 
 
+class Current(Collector):
+    """The figures of a registry that may be replaced by another one.
+
+    :param registry: gives the one that counts.
+    """
+
+    def __init__(self, registry: Callable[[], CollectorRegistry]) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterable[Metric]:
+        return self._registry().collect()
+
+
+class ReloadMetrics:
+    """When the configuration was read last, and whether that went well."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        name = _PREFIX + "_config_last_reload"
+        self._success = Gauge(
+            name + "_successful", "Whether the configuration was read well the last time.", registry=registry
+        )
+        text = "When the configuration was read last, in seconds since 1970."
+        self._time = Gauge(name + "_timestamp_seconds", text, registry=registry)
+        self.reloaded(True)
+
+    def reloaded(self, successful: bool) -> None:
+        """It was read."""
+        self._success.set(successful)
+        self._time.set_to_current_time()
+
+
 class Together(Collector):
     """The figures of all workers, added up; what those that are gone have counted goes on to count.
 
@@ -155,6 +186,10 @@ class Together(Collector):
     def __init__(self, reports: Callable[[], Iterable[bytes]]) -> None:
         self._reports = reports
         self._gone: dict[str, _Sum] = {}
+
+    def forget(self) -> None:
+        """Begin to count anew."""
+        self._gone.clear()
 
     def gone(self, report: bytes) -> None:
         """Keep the counts of a worker that has ended."""

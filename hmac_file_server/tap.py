@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from twisted.application.service import IService
+from twisted.logger import LogLevel
 from twisted.python.usage import Options as UsageOptions
 
 from hmac_file_server import log
@@ -52,7 +53,9 @@ class Options(UsageOptions):
         except OSError as error:
             reason = f"{error.strerror}; name a file that can be written, or leave it empty"
             raise NotYet(settings.problem("LogFile", settings.log_file, reason)) from None
-        self.parent["logLevel"] = log.LEVELS[settings.log_level]
+        # Ours is the level that counts, for it may change.
+        self.parent["logFile"].lowest = log.LEVELS[settings.log_level]
+        self.parent["logLevel"] = LogLevel.debug
         self.parent["fileLogObserverFactory"] = log.observer
 
 
@@ -95,15 +98,17 @@ def _keep_memory() -> None:
 
 def _service(options: Options, reactor: Any, out: LogWriter) -> IService:
     from hmac_file_server.daemon.service import FileService
-
-    config = options.config
-    if WORKER in os.environ:
-        service = FileService(config, reactor, out, shared=int(os.environ[WORKER]))
-        Parent.attend(reactor, service.report)
-        return service
-    signals.decide(reactor, out.reopen)
-    if config.workers == 1:
-        return FileService(config, reactor, out)
     from hmac_file_server.daemon.workers import WorkersService
 
-    return WorkersService(config, options["config"], reactor, out)
+    config, path = options.config, options["config"]
+    if WORKER in os.environ:
+        worker = FileService(config, path, reactor, out, shared=int(os.environ[WORKER]))
+        Parent.attend(reactor, worker.report, worker.reload_from)
+        return worker
+    services: list[FileService | WorkersService] = []
+    signals.decide(reactor, out.reopen, lambda: services[0].reload())
+    if config.workers == 1:
+        services.append(FileService(config, path, reactor, out))
+    else:
+        services.append(WorkersService(config, path, reactor, out))
+    return services[0]

@@ -53,7 +53,7 @@ class Server:
         )
         place = place_of(Resumables(sessions, uploads, keeper.kept, self.clock), files, "upload", 0)
         self.metrics, self.out = Metrics(), io.StringIO()
-        self.access = AccessLog(self.metrics, self.clock, LineLog(self.out, "info"))
+        self.access = AccessLog(lambda: self.metrics, self.clock, LineLog(self.out, "info"))
         self.site = Site(
             Root([Place("upload", place, files)]), self.clock, Limits(), self.access.ended, self.access.turned_away
         )

@@ -9,8 +9,9 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.protocols import amp
@@ -20,6 +21,7 @@ from hmac_file_server.daemon.share import Share
 from hmac_file_server.daemon.signals import leave_to_parent
 
 _INPUT = 0
+_PIECE = 32 << 10
 
 
 class Running(amp.Command):
@@ -34,6 +36,19 @@ class Report(amp.Command):
 
     arguments = [(b"others", amp.String())]
     response = [(b"figures", amp.String()), (b"share", amp.String()), (b"problem", amp.Unicode())]
+
+
+class Settings(amp.Command):
+    """To a worker: a piece of new settings, which as a whole may be longer than one message."""
+
+    arguments = [(b"piece", amp.String())]
+    response: ClassVar[list[tuple[bytes, amp.Argument]]] = []
+
+
+class Reload(amp.Command):
+    """To a worker: take the settings that you were sent. The answer says what is wrong with them, if anything is."""
+
+    response = [(b"problem", amp.Unicode())]
 
 
 class Stop(amp.Command):
@@ -57,20 +72,33 @@ def receive_settings() -> bytes:
 class Parent(amp.AMP):
     """A worker's end: it stops when its parent asks for it, or is gone.
 
+    :param reload: takes new settings; fires with what is wrong with them.
     :param report: is told the others' share; gives the figures, the own share, and why nothing gets done.
     """
 
-    def __init__(self, reactor: Any, report: Callable[[Share], tuple[bytes, Share, str]]) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        report: Callable[[Share], tuple[bytes, Share, str]],
+        reload: Callable[[bytes], Deferred[str]],
+    ) -> None:
         super().__init__()
         self._reactor = reactor
         self._report = report
+        self._reload = reload
+        self._pieces: list[bytes] = []
 
     @classmethod
-    def attend(cls, reactor: Any, report: Callable[[Share], tuple[bytes, Share, str]]) -> None:
+    def attend(
+        cls,
+        reactor: Any,
+        report: Callable[[Share], tuple[bytes, Share, str]],
+        reload: Callable[[bytes], Deferred[str]],
+    ) -> None:
         """Listen to the parent."""
         # When the reactor has set its own handlers.
         reactor.callWhenRunning(leave_to_parent)
-        reactor.callWhenRunning(adopt, reactor, _INPUT, cls(reactor, report))
+        reactor.callWhenRunning(adopt, reactor, _INPUT, cls(reactor, report, reload))
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -83,6 +111,16 @@ class Parent(amp.AMP):
             return {"figures": figures, "share": share.encode(), "problem": problem}
         except MemoryError:  # AMP would end the conversation, and with it the worker.
             return {"figures": b"", "share": b"", "problem": ""}
+
+    @Settings.responder
+    def _told_settings(self, piece: bytes) -> dict[str, object]:
+        self._pieces.append(piece)
+        return {}
+
+    @Reload.responder
+    def _told_to_reload(self) -> Deferred[dict[str, str]]:
+        settings, self._pieces = b"".join(self._pieces), []
+        return self._reload(settings).addCallback(lambda problem: {"problem": problem})
 
     @Stop.responder
     def _told_to_stop(self) -> dict[str, object]:
@@ -114,6 +152,14 @@ class Child(amp.AMP):
     def _told_that_it_runs(self) -> dict[str, object]:
         self._runs()
         return {}
+
+
+def send_settings(child: Child, settings: bytes) -> Deferred[str]:
+    """Have a worker take new settings; fires with what is wrong with them, and fails if it is gone."""
+    for at in range(0, len(settings), _PIECE):
+        child.callRemote(Settings, piece=settings[at : at + _PIECE]).addErrback(lambda failure: None)
+    asked: Deferred[dict[str, str]] = child.callRemote(Reload)
+    return asked.addCallback(lambda answer: answer["problem"])
 
 
 def adopt(reactor: Any, descriptor: int, protocol: amp.AMP) -> None:

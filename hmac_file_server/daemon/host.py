@@ -9,7 +9,7 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 
 from hmac_file_server.config import Config
-from hmac_file_server.daemon.health import StoreWatch, open_store
+from hmac_file_server.daemon.health import StoreWatch
 from hmac_file_server.files.resource import Files
 from hmac_file_server.files.retry import RetryPolicy
 from hmac_file_server.files.serving import Serving
@@ -21,56 +21,93 @@ from hmac_file_server.settings.hosts import Host
 from hmac_file_server.slots.removal import Removal
 from hmac_file_server.slots.secret import EXAMPLE_SECRET
 from hmac_file_server.slots.verifier import Verifier
+from hmac_file_server.stores.interface import IStore
 from hmac_file_server.stores.room import Room
 
 
 class HostService(MultiService):
     """What belongs to one host.
 
+    :param store: its own, as :func:`open_store` has opened it.
     :param metrics: its figures.
-    :raises ConfigError: if StoreDir can not be a store.
     :ivar place: where its files are in the tree.
     :ivar room: accounts for its free space.
     """
 
-    def __init__(self, config: Config, host: Host, metrics: HostMetrics, reactor: Any) -> None:
+    place: Place
+
+    def __init__(self, config: Config, host: Host, store: IStore, metrics: HostMetrics, reactor: Any) -> None:
         super().__init__()
-        self.host = host
+        self._metrics = metrics
+        self._reactor = reactor
+        self.store = store
         self.room = room = Room(config.min_free_space)
-        self.store = store = open_store(config, host, reactor)
         # Before anything listens, so that the first upload is measured too.
         room.found(store.space, ())
-        policy = RetryPolicy(
-            reactor, config.max_retries, config.retry_delay, lambda error: metrics.upload_retries.inc()
-        )
-        self.uploads = uploads = Uploads(store, room, policy, config.chunk_size)
+        self.uploads = uploads = Uploads(store, room, self._policy(config), config.chunk_size)
         self.watch = StoreWatch(store, room, lambda: uploads.active, reactor)
         self.watch.setServiceParent(self)
+        self._serving = Serving(store, reactor)
+        # The wing: without these lines no upload can be resumed, and all else works.
+        self._keeper = wiring.keep_sessions(config, host, store, uploads, metrics, reactor)
+        self._keeper.setServiceParent(self)
+        # End of the wing.
+        self.configure(config, host)
+        metrics.store_free.set_function(lambda: math.nan if room.free is None else room.free)
+        metrics.begin()
+
+    def configure(self, config: Config, host: Host) -> None:
+        """Do as a configuration says from the next request on. What runs is not touched."""
+        self.host = host
+        self._basis = basis_of(config, host)
+        self.room.min_free = config.min_free_space
+        self.uploads.configure(self._policy(config), config.chunk_size)
         files = Files(
             Verifier(host.secrets),
-            Serving(store, reactor),
-            uploads,
+            self._serving,
+            self.uploads,
             host.max_upload_size,
             Removal(host.secrets, host.delete_secret) if host.delete_secret else None,
             Verifier([EXAMPLE_SECRET]) if EXAMPLE_SECRET in host.secrets else None,
         )
         node = Prefix(files)
-        # The wing: without these lines no upload can be resumed, and all else works.
-        keeper = wiring.keep_sessions(config, host, store, uploads, metrics, reactor)
-        keeper.setServiceParent(self)
+        # The wing, too.
         if config.resumable_uploads:
-            node = wiring.make_resumable(config, host, store, uploads, keeper, files, reactor)
+            node = wiring.make_resumable(config, host, self.store, self.uploads, self._keeper, files, self._reactor)
         # End of the wing.
         self.place = Place(host.upload_sub_dir, node, files, host.name)
-        metrics.uploads_in_progress.set_function(lambda: len(uploads.active))
-        metrics.store_free.set_function(lambda: math.nan if room.free is None else room.free)
-        metrics.begin()
+
+    def _policy(self, config: Config) -> RetryPolicy:
+        retries = self._metrics.upload_retries
+        return RetryPolicy(self._reactor, config.max_retries, config.retry_delay, lambda error: retries.inc())
+
+    def can_become(self, config: Config, host: Host) -> bool:
+        """Whether :meth:`configure` is enough, and no other store or keeper is needed."""
+        return self._basis == basis_of(config, host)
 
     def when_idle(self) -> Deferred[None]:
         """Fires when no upload runs any more."""
         return self.uploads.when_idle()
 
+    def retire(self) -> None:
+        """Another configuration has no use for it: finish what runs.
+
+        The store stays open until the daemon ends: nobody knows who still reads from it.
+        """
+        self.watch.disownServiceParent()
+        idle = self.when_idle()
+        # The wing.
+        idle.addCallback(lambda _: self._keeper.disownServiceParent())
+        # End of the wing.
+
     def stopService(self) -> Deferred[None]:
         """Let go of the store."""
         stopped: Deferred[None] = super().stopService()
         return stopped.addCallback(lambda _: self.store.close())
+
+
+def basis_of(config: Config, host: Host) -> tuple[object, ...]:
+    """What a store and its keeper are made by."""
+    store = (host.store_dir, config.fsync, bool(host.delete_secret), config.remember_removed, config.session_timeout)
+    redis = (config.redis, config.redis_password, config.redis_db, config.redis_prefix)
+    return (*store, *redis, host.name, len(config.hosts) > 1)

@@ -6,14 +6,16 @@ import errno
 import os
 import re
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from twisted.application import strports
 from twisted.application.service import Service
 from twisted.internet import tcp, unix
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.endpoints import SSL4ServerEndpoint
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.interfaces import IOpenSSLContextFactory, IProtocolFactory, IStreamServerEndpoint
 from twisted.protocols.haproxy import proxyEndpoint
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -45,8 +47,23 @@ class Listener(Service):
         self._factory, self._reactor = factory, reactor
         self._service: Any = None
         self._unix: UnixSocket | None = None
+        self._contexts: _Contexts | None = None
         if listen.bind is None and listen.unix is None:
             self._service = self._endpoint()
+            self._contexts = _Contexts.of(self._service.endpoint)
+
+    def read_certificates(self) -> Callable[[], None]:
+        """Read those of an ``ssl:`` endpoint again. May have to wait for a disk.
+
+        :returns: puts them in place of the old ones, for the connections that come then.
+        :raises ConfigError: if they can not be had.
+        """
+        contexts = self._contexts
+        if contexts is None:
+            return _nothing
+        new = _Contexts.of(self._endpoint().endpoint)
+        assert new is not None
+        return lambda: contexts.change(new)
 
     def _endpoint(self) -> Any:
         listen = self._listen
@@ -169,10 +186,43 @@ class SharedListener(Service):
             listening[0].raiseException()
         self._port = listening[0]
 
+    def read_certificates(self) -> Callable[[], None]:
+        """As :meth:`Listener.read_certificates`: it has none."""
+        return _nothing
+
     def stopService(self) -> Deferred[None]:
         super().stopService()
         port, self._port = self._port, None
         return maybeDeferred(port.stopListening) if port is not None else maybeDeferred(lambda: None)
+
+
+@implementer(IOpenSSLContextFactory)
+class _Contexts:
+    """Gives a TLS server's context, which can be changed while it listens."""
+
+    def __init__(self, factory: Any) -> None:
+        self._factory = factory
+
+    @classmethod
+    def of(cls, endpoint: Any) -> _Contexts | None:
+        """Take the place of what gives an endpoint's; None if it speaks no TLS."""
+        while hasattr(endpoint, "_wrappedEndpoint"):  # haproxy:
+            endpoint = endpoint._wrappedEndpoint
+        if not isinstance(endpoint, SSL4ServerEndpoint):
+            return None
+        endpoint._sslContextFactory = made = cls(endpoint._sslContextFactory)
+        return made
+
+    def change(self, new: _Contexts) -> None:
+        """From now on give what another one has."""
+        self._factory = new._factory
+
+    def getContext(self) -> Any:
+        return self._factory.getContext()
+
+
+def _nothing() -> None:
+    pass
 
 
 class _OpenUnixPort(unix.Port):

@@ -16,6 +16,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import attrs
+from twisted.logger import LogLevel
 
 from hmac_file_server.log import one_line
 
@@ -142,10 +143,13 @@ class _Piece:
 class LogWriter:
     """The file that Twisted logs to: takes text at once, and has a thread write it.
 
+    :ivar lowest: level of what Twisted logs to it.
+
     What waits is bounded; how many lines did not fit, or could not be written, is said as soon as lines get through.
     """
 
     def __init__(self, stream: Stream, most_waiting: int = _MOST_WAITING) -> None:
+        self.lowest = LogLevel.debug
         self._stream = stream
         self._most_waiting = most_waiting
         self._wakeups: SimpleQueue[None] = SimpleQueue()
@@ -191,6 +195,12 @@ class LogWriter:
     def isatty(self) -> bool:
         """Not for Twisted to know: it would log in another form."""
         return False
+
+    def move(self, path: str) -> None:
+        """Go on in another file, where a file is written to."""
+        if isinstance(self._stream, LogFile) and path != self._stream.path:
+            self._stream.path = path
+            self.reopen()
 
     def reopen(self) -> None:
         """Open the file anew."""

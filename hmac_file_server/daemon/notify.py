@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Mapping
 
 from twisted.application.service import Service
@@ -45,6 +46,16 @@ class Notifier(Service):
         if self._address:
             self._tell("READY=1")
             self._calls.start(self._every)
+
+    def reloading(self) -> None:
+        """Say that the configuration is being read again (``RELOADING=1``)."""
+        if self._address and self.running:
+            self._tell("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+    def reloaded(self) -> None:
+        """Say that this is over, however it went."""
+        if self._address and self.running:
+            self._tell("READY=1")
 
     def stopService(self) -> None:
         """Say that the daemon drains."""

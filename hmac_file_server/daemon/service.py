@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import resource
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import attrs
+from prometheus_client import CollectorRegistry
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.logger import Logger
 
-from hmac_file_server.config import Config
+from hmac_file_server.config import Config, load
 from hmac_file_server.daemon.banner import banner
-from hmac_file_server.daemon.health import check_all
+from hmac_file_server.daemon.health import check_all, open_store
 from hmac_file_server.daemon.host import HostService
 from hmac_file_server.daemon.listener import Listener, SharedListener
+from hmac_file_server.daemon.logfile import LogWriter
 from hmac_file_server.daemon.notify import Notifier
+from hmac_file_server.daemon.reload import Reload, in_thread
 from hmac_file_server.daemon.share import Share
 from hmac_file_server.daemon.signals import ignore_stopping
 from hmac_file_server.files.access_log import AccessLog
-from hmac_file_server.files.node import Node
 from hmac_file_server.files.tree import Root
-from hmac_file_server.log import LineLog, Out
-from hmac_file_server.metrics import Metrics, MetricsRoot, MetricsSite, Ready
+from hmac_file_server.log import LEVELS, LineLog, Out
+from hmac_file_server.metrics import Current, Metrics, MetricsRoot, MetricsSite, Ready, ReloadMetrics
 from hmac_file_server.settings.hosts import shared_secrets
 from hmac_file_server.slots.secret import weaknesses
 from hmac_file_server.stores.interface import IStore
@@ -38,9 +42,22 @@ _log = Logger()
 _LAST_SECONDS = 5.0
 
 
+@attrs.frozen
+class Prepared:
+    """What a new configuration needs.
+
+    :param stores: newly opened, by the names of their hosts.
+    :param certificates: puts new ones in place of the old.
+    """
+
+    stores: Mapping[str, IStore]
+    certificates: Callable[[], None]
+
+
 class FileService(MultiService):
     """The daemon.
 
+    :param path: of the configuration file, to read it again.
     :param out: where it logs.
     :param shared: descriptor of the socket to accept from, for one worker of several; what is there once for all
         of them is the business of their parent.
@@ -48,20 +65,21 @@ class FileService(MultiService):
         address is taken.
     """
 
-    def __init__(self, config: Config, reactor: Any, out: Out, shared: int | None = None) -> None:
+    def __init__(self, config: Config, path: str, reactor: Any, out: Out, shared: int | None = None) -> None:
         super().__init__()
         self._config = config
+        self._path = path
         self._reactor = reactor
         self._out = out
-        metrics = self._metrics = Metrics(has_hosts=len(config.hosts) > 1)
-        self._hosts = [HostService(config, host, metrics.of(host.name), reactor) for host in config.hosts]
-        rooms = [host.room for host in self._hosts]
-        for host in self._hosts:
-            host.room.beside = [room for room in rooms if room is not host.room]
-            host.setServiceParent(self)
-        self._site = self._make_site(Root([host.place for host in self._hosts]))
-        metrics.ready.set_function(lambda: not (self._site.draining or any(room.closed for room in rooms)))
+        self._hosts: list[HostService] = []
+        self._retired: list[HostService] = []
+        self._metrics = Metrics()
+        self._lines = LineLog(out, config.log_level)
+        stores = {host.name: open_store(config, host, reactor) for host in config.hosts}
+        self._set_hosts(config, stores)
+        self._site = self._make_site()
         self._says_hello = shared is None
+        self._metrics_listener: Listener | None = None
         self._listener: Listener | SharedListener
         if shared is not None:
             self._listener = SharedListener(shared, config.listen, self._site, reactor)
@@ -70,18 +88,124 @@ class FileService(MultiService):
         self._listener = Listener(config, "ListenPort", config.listen, self._site, reactor)
         self._listener.setServiceParent(self)
         ready = Ready(lambda: "stopping" if self._site.draining else "", self._check_stores)
-        serve_metrics(self, config, MetricsRoot(metrics.registry, ready), reactor)
+        registry = CollectorRegistry()
+        registry.register(Current(lambda: self._metrics.registry))
+        self._metrics_listener = serve_metrics(self, config, MetricsRoot(registry, ready), reactor)
         # The last to start: by then all listen.
-        Notifier(reactor, os.environ, self._status).setServiceParent(self)
+        notifier = Notifier(reactor, os.environ, self._status)
+        notifier.setServiceParent(self)
+        figures = ReloadMetrics(registry)
+        self.reload = Reload(path, lambda: self._config, self._prepare, self._apply, reactor, notifier, figures)
+
+    def _set_hosts(self, config: Config, stores: Mapping[str, IStore]) -> None:
+        """Have the hosts of a configuration: those that can go on, and new ones.
+
+        :param stores: of the new ones.
+        """
+        has_hosts = len(config.hosts) > 1
+        if has_hosts != self._metrics.has_hosts or not self._hosts:
+            # The labels change: what was counted is over, as after a start.
+            self._metrics = Metrics(has_hosts)
+        before = {host.host.name: host for host in self._hosts}
+        self._hosts = []
+        for host in config.hosts:
+            if host.name in stores:
+                metrics = self._metrics.of(host.name)
+                service = HostService(config, host, stores[host.name], metrics, self._reactor)
+                service.setServiceParent(self)
+            else:
+                service = before.pop(host.name)
+                service.configure(config, host)
+            self._hosts.append(service)
+        for old in before.values():
+            old.retire()
+            self._retired.append(old)
+        self._set_figures()
+
+    def _set_figures(self) -> None:
+        everybody = [*self._hosts, *self._retired]
+        rooms = [host.room for host in everybody]
+        for host in everybody:
+            host.room.beside = [room for room in rooms if room is not host.room]
+        for host in self._hosts:
+            alike = [other.uploads for other in everybody if other.host.name == host.host.name]
+            running = functools.partial(lambda alike: sum(len(uploads.active) for uploads in alike), alike)
+            self._metrics.of(host.host.name).uploads_in_progress.set_function(running)
+        self._metrics.ready.set_function(
+            lambda: not (self._site.draining or any(host.room.closed for host in self._hosts))
+        )
+
+    # The configuration, read again
+
+    def _prepare(self, config: Config) -> Prepared:
+        """Do what can fail; in a thread.
+
+        :raises ConfigError: if the configuration can not be had.
+        """
+        stores: dict[str, IStore] = {}
+        going_on = {host.host.name: host for host in self._hosts}
+        try:
+            certificates = self._listener.read_certificates()
+            metrics_certificates = _nothing
+            if self._metrics_listener is not None:
+                metrics_certificates = self._metrics_listener.read_certificates()
+            for host in config.hosts:
+                service = going_on.get(host.name)
+                if service is None or not service.can_become(config, host):
+                    stores[host.name] = open_store(config, host, self._reactor)
+        except BaseException:
+            for store in stores.values():
+                store.close()
+            raise
+
+        def change_certificates() -> None:
+            certificates()
+            metrics_certificates()
+
+        return Prepared(stores, change_certificates)
+
+    def _apply(self, config: Config, prepared: Prepared) -> Deferred[None]:
+        if self._site.draining:
+            for store in prepared.stores.values():
+                store.close()
+            return succeed(None)
+        self._config = config
+        self._set_hosts(config, prepared.stores)
+        prepared.certificates()
+        self._site.configure(self._tree(), _limits(config), self._hints())
+        set_log(config, self._out)
+        self._lines.set_level(config.log_level)
+        if self._says_hello:
+            warn_of(config, [host.store for host in self._hosts])
+        return succeed(None)
+
+    def reload_from(self, settings: bytes) -> Deferred[str]:
+        """Take settings from the parent; fires with what is wrong with them."""
+
+        async def reload() -> str:
+            try:
+                config = await in_thread(self._reactor, lambda: load(self._path, settings))
+                prepared = await in_thread(self._reactor, lambda: self._prepare(config))
+                await self._apply(config, prepared)
+            except Exception as error:
+                return str(error) or type(error).__name__
+            return ""
+
+        return Deferred.fromCoroutine(reload())
 
     def _check_stores(self) -> Deferred[None]:
         return check_all({host.host.name: host.watch.check for host in self._hosts})
 
-    def _make_site(self, tree: Node) -> Site:
-        config = self._config
-        access_log = AccessLog(self._metrics, self._reactor, LineLog(self._out, config.log_level))
-        hints = Hints(config.listen.endpoint, config.trusted_proxies)
-        return Site(tree, self._reactor, _limits(config), access_log.ended, access_log.turned_away, hints)
+    def _make_site(self) -> Site:
+        access_log = AccessLog(lambda: self._metrics, self._reactor, self._lines)
+        ended, turned_away = access_log.ended, access_log.turned_away
+        return Site(self._tree(), self._reactor, _limits(self._config), ended, turned_away, self._hints())
+
+    def _tree(self) -> Root:
+        return Root([host.place for host in self._hosts])
+
+    def _hints(self) -> Hints:
+        return Hints(self._config.listen.endpoint, self._config.trusted_proxies)
 
     def report(self, others: Share) -> tuple[bytes, Share, str]:
         """For the parent of several workers: the figures, the own share of what is bounded, and why nothing gets done.
@@ -129,7 +253,7 @@ class FileService(MultiService):
         if late.active():
             late.cancel()
         # What was cut off is still being made safe, for clients that will go on with it.
-        idle: Deferred[Any] = DeferredList([host.when_idle() for host in self._hosts])
+        idle: Deferred[Any] = DeferredList([host.when_idle() for host in (*self._hosts, *self._retired)])
         idle.addTimeout(_LAST_SECONDS, self._reactor, lambda *_: None)
         return idle.addCallback(lambda _: MultiService.stopService(self))
 
@@ -139,11 +263,20 @@ def log_status(out: Out) -> str:
     return f"; {out.problem}" if out.problem else ""
 
 
-def serve_metrics(parent: MultiService, config: Config, root: MetricsRoot, reactor: Any) -> None:
+def serve_metrics(parent: MultiService, config: Config, root: MetricsRoot, reactor: Any) -> Listener | None:
     """Add the metrics site to a service, if it is wanted."""
-    if config.metrics_enabled:
-        site = MetricsSite(root, reactor=reactor)
-        Listener(config, "MetricsPort", config.metrics_listen, site, reactor).setServiceParent(parent)
+    if not config.metrics_enabled:
+        return None
+    listener = Listener(config, "MetricsPort", config.metrics_listen, MetricsSite(root, reactor=reactor), reactor)
+    listener.setServiceParent(parent)
+    return listener
+
+
+def set_log(config: Config, out: Out) -> None:
+    """Log what a configuration says, and to the file that it names."""
+    out.lowest = LEVELS[config.log_level]
+    if isinstance(out, LogWriter) and config.log_file:
+        out.move(config.log_file)
 
 
 def say_hello(config: Config, stores: Iterable[IStore]) -> None:
@@ -152,6 +285,11 @@ def say_hello(config: Config, stores: Iterable[IStore]) -> None:
         _log.info("{line}", line=line)
     for warning in config.warnings:
         _log.warn("{warning}", warning=warning)
+    warn_of(config, stores)
+
+
+def warn_of(config: Config, stores: Iterable[IStore]) -> None:
+    """Say what could be better in a configuration."""
     if not all(store.keeps_attributes for store in stores):
         what = "the type that was signed, its owner and when it expires"
         _log.warn(
@@ -187,3 +325,7 @@ def _limits(config: Config) -> Limits:
         per_address=config.max_connections_per_address,
         proxies=Proxies(config.trusted_proxies, config.proxies_pass_104, config.listen.is_proxied),
     )
+
+
+def _nothing() -> None:
+    pass

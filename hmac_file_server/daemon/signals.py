@@ -13,29 +13,33 @@ from twisted.logger import Logger
 _log = Logger()
 
 _STOP = {signal.SIGINT, signal.SIGTERM, signal.SIGQUIT}
-_REOPEN = {signal.SIGHUP, signal.SIGUSR1}
-_OURS = _STOP | _REOPEN | {signal.SIGUSR2}
+_OURS = _STOP | {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
 
-def decide(reactor: Any, reopen: Callable[[], None]) -> None:
+def decide(reactor: Any, reopen: Callable[[], None], reload: Callable[[], None]) -> None:
     """Decide what each signal means, but for SIGINT and SIGTERM, which the reactor stops for.
 
     What was ignored when the daemon was started stays so: nohup and shells rely on it.
 
     :param reopen: opens the log anew.
+    :param reload: reads the configuration again.
     """
 
     def told_to_reopen() -> None:
-        _log.info("the log is opened anew; what is configured stays as it was at the start")
+        _log.info("the log is opened anew")
         reopen()
+
+    def told_to_reload() -> None:
+        told_to_reopen()
+        reload()
 
     def told_to_stop() -> None:
         _log.info("Received SIGQUIT, shutting down.")
         with contextlib.suppress(ReactorNotRunning):
             reactor.stop()
 
-    for number in _REOPEN:
-        _handle(number, lambda *_: reactor.callFromThread(told_to_reopen))
+    _handle(signal.SIGUSR1, lambda *_: reactor.callFromThread(told_to_reopen))
+    _handle(signal.SIGHUP, lambda *_: reactor.callFromThread(told_to_reload))
     _handle(signal.SIGQUIT, lambda *_: reactor.callFromThread(told_to_stop))
     # Nobody has a use for it; it would end the daemon.
     _handle(signal.SIGUSR2, signal.SIG_IGN)

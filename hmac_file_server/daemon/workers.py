@@ -18,17 +18,19 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from hmac_file_server.config import WORKER, Config
-from hmac_file_server.daemon.channel import Child, Report, Stop, adopt
+from hmac_file_server.daemon.channel import Child, Report, Stop, adopt, send_settings
 from hmac_file_server.daemon.health import StoreCheck, check_all, open_store
 from hmac_file_server.daemon.listener import cannot_listen
 from hmac_file_server.daemon.logfile import LogWriter
 from hmac_file_server.daemon.notify import Notifier
-from hmac_file_server.daemon.service import log_status, say_hello, serve_metrics
+from hmac_file_server.daemon.reload import Reload
+from hmac_file_server.daemon.service import Prepared, log_status, say_hello, serve_metrics, set_log, warn_of
 from hmac_file_server.daemon.share import NOTHING, Share
 from hmac_file_server.daemon.signals import held_back, ignore_stopping
 from hmac_file_server.daemon.sockets import UnixSocket, tcp_sockets
-from hmac_file_server.metrics import MetricsRoot, Ready, Together
+from hmac_file_server.metrics import MetricsRoot, Ready, ReloadMetrics, Together
 from hmac_file_server.settings.problems import ConfigError, fail
+from hmac_file_server.stores.interface import IStore
 
 _log = Logger()
 
@@ -65,9 +67,51 @@ class WorkersService(MultiService):
         self._figures = Together(lambda: [worker.report for worker in self._workers if worker.report])
         registry = CollectorRegistry()
         registry.register(self._figures)
-        checks = {name: StoreCheck(store, reactor).ask for name, store in self._stores.items()}
-        ready = Ready(self._why_not_ready, lambda: check_all(checks))
-        serve_metrics(self, config, MetricsRoot(registry, ready, self._renew), reactor)
+        self._make_checks()
+        ready = Ready(self._why_not_ready, lambda: check_all(self._checks))
+        self._metrics_listener = serve_metrics(self, config, MetricsRoot(registry, ready, self._renew), reactor)
+        figures = ReloadMetrics(registry)
+        self.reload = Reload(path, lambda: self._config, self._prepare, self._apply, reactor, self._notifier, figures)
+
+    def _make_checks(self) -> None:
+        self._checks = {name: StoreCheck(store, self._reactor).ask for name, store in self._stores.items()}
+
+    def _prepare(self, config: Config) -> Prepared:
+        """Do what can fail, for the workers, too; in a thread.
+
+        :raises ConfigError: if the configuration can not be had.
+        """
+        listener = self._metrics_listener
+        certificates = _nothing if listener is None else listener.read_certificates()
+        stores: dict[str, IStore] = {}
+        try:
+            for host in config.hosts:
+                stores[host.name] = open_store(config, host, self._reactor)
+        except BaseException:
+            for store in stores.values():
+                store.close()
+            raise
+        return Prepared(stores, certificates)
+
+    def _apply(self, config: Config, prepared: Prepared) -> Deferred[None]:
+        if self._draining:
+            return succeed(None)
+        if (len(config.hosts) > 1) != (len(self._config.hosts) > 1):
+            self._figures.forget()  # The labels change.
+        old, self._stores, self._config = self._stores, dict(prepared.stores), config
+        for store in old.values():
+            store.close()
+        self._make_checks()
+        prepared.certificates()
+        set_log(config, self._out)
+        warn_of(config, self._stores.values())
+        told = DeferredList([worker.configure(config.handed_down) for worker in self._workers])
+        return told.addCallback(lambda _: None)
+
+    @property
+    def handed_down(self) -> bytes:
+        """The settings that workers should have."""
+        return self._config.handed_down
 
     def startService(self) -> None:
         """Listen, and start the workers."""
@@ -224,6 +268,7 @@ class Worker(Service, ProcessProtocol):
         self._child: Child | None = None
         self._look: IDelayedCall | None = None
         self._heard = 0.0
+        self._settings = b""
         self.report = b""
         self.share = NOTHING
         self.problem = ""
@@ -233,9 +278,22 @@ class Worker(Service, ProcessProtocol):
         super().startService()
         self._start()
 
+    def configure(self, settings: bytes) -> Deferred[None]:
+        """Have it take new settings; one that can not is started anew. Fires when that is done, or it is gone."""
+        if self._child is None or self._look is None:
+            return succeed(None)  # It has them when it starts, or is told when it runs.
+        self._settings = settings
+        return send_settings(self._child, settings).addCallbacks(self._configured, lambda failure: None)
+
+    def _configured(self, problem: str) -> None:
+        if problem:
+            _log.error("worker {number} can not be configured: {problem}", number=self.number, problem=problem)
+            self.kill()
+
     def _start(self) -> None:
         self._timer = None
         self._begun = self._service.now()
+        self._settings = self._service.handed_down
         try:
             self._child = self._service.spawn(self, self._descriptor)
         except Exception as error:  # no descriptors, processes or memory for the moment
@@ -257,6 +315,8 @@ class Worker(Service, ProcessProtocol):
         """It runs: from now on it is asked now and then whether it still does."""
         self._heard = self._service.now()
         self._look_after()
+        if self._settings != self._service.handed_down:
+            self.configure(self._service.handed_down)
 
     def _look_after(self) -> None:
         self._look = self._service.later(_ASK_EVERY, self._look_after)
@@ -328,3 +388,7 @@ class Worker(Service, ProcessProtocol):
 
 class _Nothing(Factory):
     noisy = False
+
+
+def _nothing() -> None:
+    pass

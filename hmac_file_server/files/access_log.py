@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -28,9 +29,12 @@ _NOT_STORED = frozenset({"storage", "no_room", "bug"})
 
 
 class AccessLog:
-    """Logs and counts requests."""
+    """Logs and counts requests.
 
-    def __init__(self, metrics: Metrics, clock: IReactorTime, lines: LineLog) -> None:
+    :param metrics: gives the figures that count, which may be replaced by others.
+    """
+
+    def __init__(self, metrics: Callable[[], Metrics], clock: IReactorTime, lines: LineLog) -> None:
         self._metrics = metrics
         self._clock = clock
         self._lines = lines
@@ -40,7 +44,7 @@ class AccessLog:
 
     def turned_away(self, address: str, error: HTTPError) -> None:
         """Take note of a connection that was refused; of those that are too many the log tells of one a second."""
-        self._metrics.of().refusal(error.reason).inc()
+        self._metrics().of().refusal(error.reason).inc()
         now = self._clock.seconds()
         if error.reason == "connections" and now >= self._crowded_at + 1.0 and self._lines.wants("warn"):
             self._crowded_at = now
@@ -59,7 +63,7 @@ class AccessLog:
         self._write(request, seconds, timed_out, cut)
 
     def _count(self, request: Request, seconds: float, timed_out: bool, cut: bool) -> None:
-        metrics, add = self._metrics.of(request.host_name), self._batch.add
+        metrics, add = self._metrics().of(request.host_name), self._batch.add
         if request.body_received:
             add(metrics.bytes_in, request.body_received)
         if request.sentLength:
@@ -95,7 +99,7 @@ class AccessLog:
         if without_right and not self._refused.is_told(request.client_address):
             return
         agent = _short(request.said(b"User-Agent") or b"-", _LONGEST_AGENT).replace('"', "'")
-        host = f" host={request.host_name or '-'}" if self._metrics.has_hosts else ""
+        host = f" host={request.host_name or '-'}" if self._metrics().has_hosts else ""
         end = _end(request, timed_out, cut)
         status = "-" if unanswered else request.code
         self._lines.write(

@@ -89,6 +89,10 @@ class Uploads:
         self._by_slot: dict[tuple[bytes, ...], list[Upload]] = {}
         self._idle: Deferred[None] | None = None
 
+    def configure(self, policy: RetryPolicy, chunk_size: int) -> None:
+        """Change what holds for the uploads that begin from now on."""
+        self._policy, self._chunk_size = policy, chunk_size
+
     def start(self, slot: Slot, client: str = "") -> Upload:
         """Begin to receive the file of a slot whose signature was verified.
 

@@ -46,7 +46,7 @@ class Claimant(Protocol):
 class Room:
     """Accounts for free space between two looks at the file system.
 
-    :param min_free: bytes that uploads leave free, for everything else on the disk.
+    :param min_free: bytes that uploads leave free, for everything else on the disk; may change.
     :ivar claimed: bytes that running uploads have still to take.
     :ivar claimed_elsewhere: the same of the other workers, as of late.
     :ivar beside: the rooms of other hosts, whose stores may be on the same file system.
@@ -58,7 +58,7 @@ class Room:
     """
 
     def __init__(self, min_free: int) -> None:
-        self._min_free = min_free
+        self.min_free = min_free
         self.claimed = self.claimed_elsewhere = 0
         self.beside: Sequence[Room] = ()
         self._away_lasts = False
@@ -76,7 +76,7 @@ class Room:
     def found(self, space: Space, running: Iterable[Claimant]) -> None:
         """Take note of what the file system says, and of what is still to come."""
         self.free = space.free
-        self.full = space.full or (space.free is not None and space.free <= self._min_free)
+        self.full = space.full or (space.free is not None and space.free <= self.min_free)
         self.ran_out = space.full
         self.claimed = sum(upload.owed for upload in running)
         self.away, self.doubtful = "", False
@@ -104,10 +104,10 @@ class Room:
         if not size:
             return  # What goes on is looked at when its session is found.
         claimed = self.claimed + self.claimed_elsewhere + sum(room.claimed for room in self.beside)
-        if self.free is not None and size > self.free - self._min_free - claimed:
+        if self.free is not None and size > self.free - self.min_free - claimed:
             raise NoRoom(
                 f"{size} bytes do not fit: {self.free} are free, {claimed} are claimed by running uploads,"
-                f" {self._min_free} stay free (MinFreeSpace)"
+                f" {self.min_free} stay free (MinFreeSpace)"
             )
         if self.full:
             raise NoRoom("nothing fits: a quota is used up, or the file system has no inodes left")

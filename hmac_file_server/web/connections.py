@@ -50,7 +50,7 @@ class Connections:
     """
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
         self.elsewhere = Counts()
         self._connections = 0
         self._by_user: Counter[str] = Counter()
@@ -67,7 +67,7 @@ class Connections:
         :raises HTTPError: if it is one too many; it is not counted then.
         """
         connections = self._connections + self.elsewhere.connections
-        if connections >= self._limits.connections:
+        if connections >= self.limits.connections:
             detail = f"too many connections: there are {connections} (MaxConnections)"
             raise unavailable("connections", "too many connections", detail, seconds=5)
         user = "" if peer.trusted else one_user(peer.address)
@@ -87,7 +87,7 @@ class Connections:
         :returns: under what, for :meth:`left`; empty if the proxy does not name its clients.
         :raises HTTPError: if its client has too many already.
         """
-        if speaks_for_others(address, self._limits.proxies.trusted):
+        if speaks_for_others(address, self.limits.proxies.trusted):
             return ""
         user = one_user(address)
         self._enter(user)
@@ -104,7 +104,7 @@ class Connections:
         if not user:
             return
         count = self._by_user[user] + self.elsewhere.by_user.get(user, 0)
-        if count >= self._limits.per_address:
+        if count >= self.limits.per_address:
             detail = (
                 f"too many at once from {user}: {count} (MaxConnectionsPerAddress);"
                 " if that is a proxy's address, add it to TrustedProxies"

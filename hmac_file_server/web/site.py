@@ -57,6 +57,12 @@ class Site(server.Site):
         self._channels: set[Channel] = set()
         self._drained: Deferred[None] | None = None
 
+    def configure(self, resource: IResource, limits: Limits, hints: Hints) -> None:
+        """Do as these say from the next request on. What runs is not touched."""
+        self.resource, self.limits, self.hints = resource, limits, hints
+        self.connections.limits = limits
+        self.timeOut = limits.idle_timeout
+
     def acceptableProtocols(self) -> list[bytes]:
         """HTTP/1.1 only: HTTP/2 is the proxy's to speak."""
         return [b"http/1.1"]
