@@ -106,8 +106,8 @@ class Config:
                 ours.pop(name, None)
                 ours |= {name: theirs[name]} if name in theirs else {}
         kept = load(self.file, json.dumps(ours).encode("ascii"))
-        as_given = {"listen": old.listen, "metrics_listen": old.metrics_listen}
-        return attrs.evolve(kept, warnings=self.warnings, **as_given), changed
+        kept = attrs.evolve(kept, listen=old.listen, metrics_listen=old.metrics_listen)
+        return attrs.evolve(kept, warnings=self.warnings), changed
 
     def problem(self, name: str, value: object, reason: str) -> str:
         """One line that names the file, the key, its value and the remedy."""

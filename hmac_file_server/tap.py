@@ -105,10 +105,12 @@ def _service(options: Options, reactor: Any, out: LogWriter) -> IService:
         worker = FileService(config, path, reactor, out, shared=int(os.environ[WORKER]))
         Parent.attend(reactor, worker.report, worker.reload_from)
         return worker
-    services: list[FileService | WorkersService] = []
-    signals.decide(reactor, out.reopen, lambda: services[0].reload())
-    if config.workers == 1:
-        services.append(FileService(config, path, reactor, out))
-    else:
-        services.append(WorkersService(config, path, reactor, out))
-    return services[0]
+    service: FileService | WorkersService
+
+    def reload() -> None:
+        service.reload()
+
+    # Before anything takes its time: until then SIGHUP would end the daemon.
+    signals.decide(reactor, out.reopen, reload)
+    service = (FileService if config.workers == 1 else WorkersService)(config, path, reactor, out)
+    return service

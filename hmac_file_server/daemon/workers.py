@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from hmac_file_server.config import WORKER, Config
 from hmac_file_server.daemon.channel import Child, Report, Stop, adopt, send_settings
 from hmac_file_server.daemon.health import StoreCheck, check_all, open_store
+from hmac_file_server.daemon.host import basis_of
 from hmac_file_server.daemon.listener import cannot_listen
 from hmac_file_server.daemon.logfile import LogWriter
 from hmac_file_server.daemon.notify import Notifier
@@ -57,7 +58,8 @@ class WorkersService(MultiService):
             reason = "several workers need a plain socket; let a proxy speak TLS, or set Workers = 1"
             raise ConfigError(config.problem("ListenPort", config.listen.given, reason))
         self._config, self._path, self._reactor, self._out = config, path, reactor, out
-        self._stores = {host.name: open_store(config, host, reactor) for host in config.hosts}
+        self._stores: dict[str, IStore] = {host.name: open_store(config, host, reactor) for host in config.hosts}
+        self._retired: list[IStore] = []  # A check of one may still run.
         self._workers: list[Worker] = []
         self._sockets: list[socket.socket] = []
         self._unix: UnixSocket | None = None
@@ -74,6 +76,7 @@ class WorkersService(MultiService):
         self.reload = Reload(path, lambda: self._config, self._prepare, self._apply, reactor, self._notifier, figures)
 
     def _make_checks(self) -> None:
+        self._bases = {host.name: basis_of(self._config, host) for host in self._config.hosts}
         self._checks = {name: StoreCheck(store, self._reactor).ask for name, store in self._stores.items()}
 
     def _prepare(self, config: Config) -> Prepared:
@@ -86,7 +89,8 @@ class WorkersService(MultiService):
         stores: dict[str, IStore] = {}
         try:
             for host in config.hosts:
-                stores[host.name] = open_store(config, host, self._reactor)
+                if self._bases.get(host.name) != basis_of(config, host):
+                    stores[host.name] = open_store(config, host, self._reactor)
         except BaseException:
             for store in stores.values():
                 store.close()
@@ -98,9 +102,10 @@ class WorkersService(MultiService):
             return succeed(None)
         if (len(config.hosts) > 1) != (len(self._config.hosts) > 1):
             self._figures.forget()  # The labels change.
-        old, self._stores, self._config = self._stores, dict(prepared.stores), config
-        for store in old.values():
-            store.close()
+        self._retired += [self._stores[name] for name in prepared.stores if name in self._stores]
+        stores = {**self._stores, **prepared.stores}
+        self._stores = {host.name: stores[host.name] for host in config.hosts}
+        self._config = config
         self._make_checks()
         prepared.certificates()
         set_log(config, self._out)
@@ -189,7 +194,7 @@ class WorkersService(MultiService):
     def _close(self) -> Deferred[None]:
         for worker in self._workers:
             worker.disownServiceParent()
-        for store in self._stores.values():
+        for store in (*self._stores.values(), *self._retired):
             store.close()
         closed: Deferred[None] = MultiService.stopService(self)
         return closed
