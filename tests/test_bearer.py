@@ -36,7 +36,7 @@ def slot(made: bytes, path: str = PATH, size: int = SIZE, secret: str = SECRET, 
 def refusal(made: bytes, **others: Any) -> BadToken:
     with pytest.raises(BadToken) as caught:
         slot(made, **others)
-    assert not made or made.decode("latin-1") not in str(caught.value).split()
+    assert len(made) < 20 or made.decode("latin-1") not in str(caught.value)
     return caught.value
 
 

@@ -122,7 +122,7 @@ class Fuzzed:
         self._patch.setattr(Threads, "run", lambda threads, function: self._in_thread(function))
         # Nobody would ever end them, and thousands slow all that follows.
         self._patch.setattr(Threads, "_start_thread", lambda threads: None)
-        self._service = FileService(load(str(config)), self.reactor, self._lines)
+        self._service = FileService(load(str(config)), "", self.reactor, self._lines)
         self.problems: list[str] = []
         self.clients: list[Client] = []
 
