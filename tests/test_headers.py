@@ -54,6 +54,15 @@ def test_headers_of_a_file(stored: bytes | None, name: str, served: bytes, kind:
 
 
 @pytest.mark.parametrize(
+    ("seconds", "age"),
+    [(None, 31_536_000), (1e9, 31_536_000), (100.9, 100), (0.5, 0), (-0.5, 0), (-100.0, 0)],
+)
+def test_how_long_a_file_is_kept(seconds: float | None, age: int) -> None:
+    """A cache may keep a file for a year, but no longer than the file is served, and never for less than no time."""
+    assert file_headers(None, "a.png", seconds)[b"Cache-Control"] == b"public, max-age=%d, immutable" % age
+
+
+@pytest.mark.parametrize(
     "stored",
     b"""
     text/javascript application/javascript application/x-javascript text/x-javascript application/ecmascript
@@ -99,7 +108,9 @@ def test_disposition_carries_every_name(name: str) -> None:
 def test_headers_of_every_answer() -> None:
     """Scripts of any origin may read every answer, without credentials, and no answer may run anything."""
     assert EVERYWHERE[b"Access-Control-Allow-Origin"] == b"*"
-    assert {b"Content-Range", b"ETag"} <= set(EVERYWHERE[b"Access-Control-Expose-Headers"].split(b", "))
+    assert {b"Content-Range", b"ETag", b"WWW-Authenticate"} <= set(
+        EVERYWHERE[b"Access-Control-Expose-Headers"].split(b", ")
+    )
     assert EVERYWHERE[b"X-Content-Type-Options"] == b"nosniff"
     assert EVERYWHERE[b"Cross-Origin-Resource-Policy"] == b"cross-origin"
     assert NOTHING_RUNS == {b"Content-Security-Policy": STANDING}

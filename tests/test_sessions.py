@@ -150,6 +150,8 @@ sessions = st.builds(
     touched=st.floats(0, 2**33),
     safe=st.integers(0, 100),
     complete=st.booleans(),
+    owner=st.none() | st.text(max_size=20),
+    end=st.none() | st.integers(0, 2**40),
 )
 
 
@@ -180,6 +182,16 @@ def test_a_damaged_record(session: Session, data: st.DataObject) -> None:
         assert 0 <= read.safe <= read.length
         assert read.begun + 1 < float("inf")
         assert read.path.segments
+        assert (read.owner or "").encode() is not None
+        assert read.end is None or type(read.end) is int
+
+
+@pytest.mark.parametrize("damage", [{"owner": "\ud800"}, {"owner": 1}, {"end": "soon"}, {"end": True}, {"end": 1.5}])
+def test_an_owner_or_an_end_that_is_none(damage: dict[str, object]) -> None:
+    """A record whose owner or end could not be kept with the file is none."""
+    fields = json.loads(encode(attrs.evolve(new(), owner="juliet@example.com", end=2_000_000_000)))
+    assert decode("ab" * 16, json.dumps(fields).encode()) is not None
+    assert decode("ab" * 16, json.dumps(fields | damage).encode()) is None
 
 
 def test_a_record_that_is_nested_endlessly() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import attrs
 import pytest
+from twisted.logger import capturedLogs, formatEvent
 
 from hmac_file_server.slots.path import SlotPath, slot_path
 from hmac_file_server.slots.slot import Attributes
@@ -189,6 +190,52 @@ def test_room_of_a_file_that_was_dropped(store: Disk, monkeypatch: pytest.Monkey
     draft.close()
 
 
+@pytest.mark.parametrize(
+    ("refused", "about", "words"),
+    [
+        ("owner", Attributes(b"image/png", None, 2_000_000_000), "without its owner"),
+        ("expires", Attributes(b"image/png", "o" * 2000, None), "without its end, and does not expire"),
+        ("hmac_file_server", Attributes(b"image/png"), "without its owner, without its end, and does not expire"),
+        ("nothing", Attributes(b"image/png", "o" * 2000, 2_000_000_000), ""),
+    ],
+)
+def test_an_attribute_that_does_not_fit(
+    store: Disk, monkeypatch: pytest.MonkeyPatch, refused: str, about: Attributes, words: str
+) -> None:
+    """A file is stored without what has no room beside it (ext4: ENOSPC), and the log tells what is lost."""
+    real = os.setxattr
+
+    def call(file: int, name: str, value: bytes) -> None:
+        if refused in name:
+            raise OSError(errno.ENOSPC if len(value) > 255 else errno.EOPNOTSUPP, "refused")
+        real(file, name, value)
+
+    monkeypatch.setattr(os, "setxattr", call)
+    with capturedLogs() as logs:
+        draft = store.draft(A, 5, Attributes(b"image/png", "o" * 2000, 2_000_000_000))
+        draft.write([b"AAAAA"])
+        draft.publish()
+        draft.close()
+    with contextlib.closing(store.open(A)) as file:
+        assert file.about == about
+    said = [formatEvent(event) for event in logs]
+    assert [line.partition("stored ")[2] for line in said] == ([words] if words else [])
+
+
+@pytest.mark.parametrize(
+    ("value", "about"),
+    [(b"\xff", Attributes(owner="\ufffd")), (b"", Attributes())],
+)
+def test_an_owner_that_somebody_wrote(store: Disk, value: bytes, about: Attributes) -> None:
+    """An owner that is no text harms nobody: the file is served."""
+    draft = written(store, A, b"AAAAA")
+    draft.publish()
+    draft.close()
+    os.setxattr(f"{store.place.folder}/u/a/file", "user.hmac_file_server.owner", value)
+    with contextlib.closing(store.open(A)) as file:
+        assert file.about == about
+
+
 def test_folders_that_are_made_are_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folders that the store makes, at its start or later, survive a power loss."""
     flushed: set[int] = set()
@@ -227,7 +274,8 @@ def test_a_mount_of_the_same_file_system(store: Disk, tmp_path: Path, way: str) 
 def test_bound_while_it_comes(store: Disk, tmp_path: Path, way: str) -> None:
     """A file that can not get its name where it was born is copied to where it can."""
     store._place = attrs.evolve(store._place, anonymous=way == "nameless", renames=way == "renamed")
-    draft = store.draft(A, 5, Attributes(b"image/png"))
+    about = Attributes(b"image/png", "juliet@example.com", 2_000_000_000)
+    draft = store.draft(A, 5, about)
     draft.write([b"AAAAA"])
     (tmp_path / "store/u").mkdir()
     (tmp_path / "elsewhere").mkdir()
@@ -238,7 +286,7 @@ def test_bound_while_it_comes(store: Disk, tmp_path: Path, way: str) -> None:
         draft.close()
         assert (tmp_path / "elsewhere/a/file").read_bytes() == b"AAAAA"
         with contextlib.closing(store.open(A)) as file:
-            assert file.about.media_type == b"image/png"
+            assert file.about == about
         assert os.listdir(tmp_path / "elsewhere/a") == ["file"]
     finally:
         subprocess.check_call(["umount", tmp_path / "store/u"])

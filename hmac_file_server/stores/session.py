@@ -119,6 +119,7 @@ def decode(token: str, data: bytes) -> Session | None:
         for name, parse in (("media_type", lambda text: text.encode("latin-1")), ("digest", bytes.fromhex)):
             fields[name] = None if fields[name] is None else parse(fields[name])
         session = Session(token=token, others=others, **fields)
+        (session.owner or "").encode("utf-8")  # It is kept so with the file; JSON has strings that can not be.
         return session if _is_sound(session) else None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, BadPath):
         return None

@@ -31,15 +31,18 @@ def keep(file: int, attributes: Attributes) -> None:
     :param file: its descriptor.
     :raises OSError: if they can be kept later.
     """
+    lost = []
+    # What may be too long comes last, so that it takes no other's room: some file systems have little.
+    if attributes.end is not None and not _set(file, END, b"%d" % attributes.end):
+        lost.append("its end, and does not expire")
     if attributes.media_type and len(attributes.media_type) <= _LONGEST_TYPE:
         _set(file, MIME_TYPE, attributes.media_type)
-    kept = True
-    if attributes.owner is not None:
-        kept = _set(file, OWNER, attributes.owner.encode("utf-8"))
-    if attributes.end is not None:
-        kept = _set(file, END, b"%d" % attributes.end) and kept
-    if not kept:
-        _log.warn("the file system keeps no attributes: a file is stored without its owner, and will not expire")
+    if attributes.owner is not None and not _set(file, OWNER, attributes.owner.encode("utf-8")):
+        lost.insert(0, "its owner")
+    if lost:
+        _log.warn(
+            "the file system did not keep attributes: a file is stored without {lost}", lost=", without ".join(lost)
+        )
 
 
 def kept(file: int) -> Attributes:
