@@ -12,6 +12,7 @@ from hmac_file_server.files.errors import bug, not_removed, not_stored, nothing_
 from hmac_file_server.files.node import Node
 from hmac_file_server.files.serving import Serving
 from hmac_file_server.files.upload import Upload, Uploads
+from hmac_file_server.log import printable
 from hmac_file_server.slots.bearer import BadToken
 from hmac_file_server.slots.mistakes import Asked, likely_mistake
 from hmac_file_server.slots.path import BadPath, slot_path
@@ -149,6 +150,8 @@ class Files(Node):
     def _removed(self, request: Request, there: Present | None) -> None:
         self._serving.forget()
         request.note = "there was no file" if there is None else f"removed {there.size} bytes"
+        if there is not None and there.owner:
+            request.note += f" of {printable(there.owner)}"
         request.answer(204, {})
 
     # GET and HEAD

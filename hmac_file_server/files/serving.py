@@ -61,7 +61,8 @@ class Serving:
             download.send(request, file, pieces, self._store.sends)
             return
         file.close()
-        if file.content is not None:
+        # A removal may have overtaken it.
+        if file.content is not None and not self._store.was_removed(path):
             self._cache.keep(request.path, served)
 
     def _answer(self, request: Request, served: Served) -> list[download.Piece]:

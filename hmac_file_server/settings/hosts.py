@@ -113,7 +113,8 @@ def _host(place: str, given: Given, listen: Listen) -> Host:
         raise ConfigError(f"{place}: StoreDir is missing; add the folder for its files")
     host = Host(**settings)
     for lower, secrets in (("secret", host.secrets), ("deletesecret", (host.delete_secret,))):
-        if any(map(is_placeholder, secrets)):
+        known = lower == "deletesecret" and EXAMPLE_SECRET in secrets
+        if known or any(map(is_placeholder, secrets)):
             reason = f"is a placeholder, which everybody knows; choose your own (this prints one: {COMMAND})"
             raise ConfigError(f"{place}: {given[lower][0]}: {reason}")
     if EXAMPLE_SECRET in host.secrets and not listen.loopback:

@@ -146,6 +146,9 @@ def delete_secret(value: Any) -> bytes:
     """The secret of DELETE; empty for none."""
     if not isinstance(value, str):
         raise ValueError("write the secret in quotes; without one nothing can be removed")
+    if "\0" in value:
+        # The text would be one that v2 signs, too: an upload's signature could remove.
+        raise ValueError("has a NUL character")
     return value.encode("utf-8")
 
 

@@ -27,10 +27,12 @@ class Present:
 
     :param size: bytes.
     :param mtime_ns: when the last byte was written, in nanoseconds since 1970.
+    :param owner: whose it is, if that is kept with it.
     """
 
     size: int
     mtime_ns: int
+    owner: str | None = None
 
 
 Condition = Callable[[Present | None], bool]

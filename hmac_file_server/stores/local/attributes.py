@@ -45,10 +45,10 @@ def keep(file: int, attributes: Attributes) -> None:
         )
 
 
-def kept(file: int) -> Attributes:
+def kept(file: int | bytes) -> Attributes:
     """What is kept with a file.
 
-    :param file: its descriptor.
+    :param file: its descriptor or path.
     """
     media_type = _get(file, MIME_TYPE) or None
     owner, end = _get(file, OWNER), _get(file, END)
@@ -95,7 +95,7 @@ def _set(file: int, name: str, value: bytes) -> bool:
     return True
 
 
-def _get(file: int, name: str) -> bytes | None:
+def _get(file: int | bytes, name: str) -> bytes | None:
     try:
         return os.getxattr(file, name)
     except OSError:

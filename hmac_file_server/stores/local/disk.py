@@ -9,6 +9,7 @@ import math
 import os
 import stat
 import time
+from collections.abc import Callable
 
 import attrs
 
@@ -230,40 +231,36 @@ class Disk:
         :raises Unmet: if what is there, or that nothing is, is against the condition.
         :raises OSError: if the disk fails; it can be called again.
         """
-        there = self._stat(path)
-        present = None if there is None else Present(there.st_size, there.st_mtime_ns)
-        if condition is not None and not condition(present):
+        if condition is not None and not condition(self._find(path, _present)):
             raise Unmet
-        # Safe before the file goes: whoever is just storing it looks for that when it has.
+        # Safe before the file goes: whoever is just storing it looks for that when it has. Who has looked before has
+        # stored it by now, so what is there is found out only here.
         self._place.removed.add(path)
         SessionFiles(self._place, math.inf).end(path)
-        if present is not None:
-            self._unlink(path)
-        return present
+        return self._find(path, self._unlink)
 
-    def _stat(self, path: SlotPath) -> os.stat_result | None:
+    def _find(self, path: SlotPath, call: Callable[[Folders, bytes], Present | None]) -> Present | None:
         try:
             folders = Folders(self._place.root, path.segments[:-1])
             try:
-                there = os.stat(path.segments[-1], dir_fd=folders.innermost, follow_symlinks=False)
+                return call(folders, path.segments[-1])
             finally:
                 folders.close()
         except OSError as error:
             if error.errno in _NO_FILE:
                 return None
             raise
-        return there if stat.S_ISREG(there.st_mode) else None
 
-    def _unlink(self, path: SlotPath) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            folders = Folders(self._place.root, path.segments[:-1])
-            try:
-                os.unlink(path.segments[-1], dir_fd=folders.innermost)
-                folders.remove_empty()
-                if self._fsync:
-                    os.fsync(folders.innermost)
-            finally:
-                folders.close()
+    def _unlink(self, folders: Folders, name: bytes) -> Present | None:
+        there = _present(folders, name)
+        if there is not None:
+            os.unlink(name, dir_fd=folders.innermost)
+        if self._fsync:
+            # Also if it is gone already: an earlier try may have failed here.
+            os.fsync(folders.innermost)
+        if there is not None:
+            folders.remove_empty()
+        return there
 
     def check_writable(self) -> None:
         """Make and drop a file; that there is no room for it is no fault of the store's.
@@ -325,6 +322,14 @@ class Disk:
         self._place.removed.close()
         os.close(self._place.own)
         os.close(self._place.root)
+
+
+def _present(folders: Folders, name: bytes) -> Present | None:
+    there = os.stat(name, dir_fd=folders.innermost, follow_symlinks=False)
+    if not stat.S_ISREG(there.st_mode):
+        return None
+    owner = attributes.kept(b"/proc/self/fd/%d/%b" % (folders.innermost, name)).owner
+    return Present(there.st_size, there.st_mtime_ns, owner)
 
 
 def _make(folder: str, fsync: bool) -> None:

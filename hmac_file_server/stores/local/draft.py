@@ -262,9 +262,7 @@ class Draft:
             folders = self._folders(make=True)
             try:
                 if (yield from self._link(folders)):
-                    if self._place.removed.has(self._path):
-                        self._unpublish(folders)
-                        raise SlotRemoved
+                    self._hold_to_removal(folders)
                     break
                 if (yield from self._same_is_there(folders)):
                     self._refuse_removed()
@@ -525,8 +523,18 @@ class Draft:
         else:
             os.unlink(public, dir_fd=folders.innermost)
 
+    def _hold_to_removal(self, folders: Folders) -> None:
+        """Unpublish if the slot was removed while its file was stored, or nobody can tell."""
+        try:
+            was_removed = self._place.removed.has(self._path)
+        except OSError:
+            self._take_back(folders)
+            raise
+        if was_removed:
+            self._unpublish(folders)
+            raise SlotRemoved
+
     def _unpublish(self, folders: Folders) -> None:
-        """The slot was removed while its file was stored."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path.segments[-1], dir_fd=folders.innermost)
         if self._place.fsync:

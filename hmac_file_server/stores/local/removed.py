@@ -107,11 +107,14 @@ class Removed:
             self._open_own()
 
     def tidy(self) -> None:
-        """Now and then: show others that this process lives, and drop what counts no more."""
-        if self._own is None or time.monotonic() < self._tidied + _TIDY_SECONDS:
-            return
-        self._tidied = time.monotonic()
+        """Write again what somebody has removed; now and then show others that this process lives, and forget."""
         with self._lock, contextlib.suppress(OSError):
+            if self._own is None:
+                return
+            self._open_own()
+            if time.monotonic() < self._tidied + _TIDY_SECONDS:
+                return
+            self._tidied = time.monotonic()
             os.utime(self._own)
             if self._remember:
                 self._compact()
@@ -160,7 +163,8 @@ class Removed:
             os.close(self._files.pop(name).descriptor)
 
     def _read_file(self, file: _File) -> None:
-        while True:
+        # Nearly always there is nothing new, which costs one call.
+        while os.pread(file.descriptor, _RECORD.size, file.offset).strip(b"\0"):
             data = os.pread(file.descriptor, _AT_ONCE * _RECORD.size, file.offset)
             records = [data[at : at + _RECORD.size] for at in range(0, len(data), _RECORD.size)]
             used = max((index + 1 for index, record in enumerate(records) if record.strip(b"\0")), default=0)
@@ -181,9 +185,9 @@ class Removed:
         file = self._open_own()
         if os.pwrite(file, record, self._end) != len(record):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._end += len(record)  # Also if the flush fails: others may have read so far, and look only behind it.
         if self._fsync:
             os.fdatasync(file)
-        self._end += len(record)
         if self._end + _RESERVE // 2 > self._reserved:
             with contextlib.suppress(OSError):
                 self._take_room()
@@ -214,14 +218,20 @@ class Removed:
         for name in sorted(_names(self._folder)):
             if not name.endswith(_SUFFIX):
                 continue
-            with contextlib.suppress(OSError):
+            try:
                 file = os.open(_in_folder(name), os.O_RDWR | _FLAGS, dir_fd=self._folder)
+            except OSError:
+                continue
+            try:
                 if self._is_nobodys(file):
+                    self._find_end(file)
                     self._own, self._own_name = file, name
-                    self._find_end()
-                    self._take_room()
+                    with contextlib.suppress(OSError):  # On a full disk what was reserved before must do.
+                        self._take_room()
                     return True
-                os.close(file)
+            except OSError:
+                pass
+            os.close(file)
         return False
 
     def _is_nobodys(self, file: int) -> bool:
@@ -234,12 +244,11 @@ class Removed:
         is_left = self._file_system.special or there.st_mtime + _LEFT_SECONDS < time.time()
         return is_left and there.st_nlink > 0
 
-    def _find_end(self) -> None:
-        assert self._own is not None
-        reader = _File(self._own)
+    def _find_end(self, file: int) -> None:
+        size = os.fstat(file).st_size
+        reader = _File(file)
         self._read_file(reader)
-        self._end = reader.offset
-        self._reserved = os.fstat(self._own).st_size
+        self._end, self._reserved = reader.offset, size
 
     def _make(self) -> None:
         self._own_name = secrets.token_hex(16).encode("ascii") + _SUFFIX
@@ -264,7 +273,7 @@ class Removed:
         if self._file_system.special:
             os.posix_fallocate(self._own, self._reserved, goal - self._reserved)
         else:
-            os.pwrite(self._own, bytes(goal - self._reserved), self._reserved)
+            goal = self._reserved + os.pwrite(self._own, bytes(goal - self._reserved), self._reserved)
         if self._fsync:
             os.fsync(self._own)
         self._reserved = goal
@@ -277,6 +286,8 @@ class Removed:
         """Put in place of the own file a new one, without what counts no more."""
         self._read_new()
         over = [digest for digest, when in self._known.items() if not self._counts(when)]
+        for digest in over:
+            del self._known[digest]
         if not over or self._own is None:
             return
         ours = dict[bytes, int]()
@@ -296,12 +307,10 @@ class Removed:
                 os.unlink(_in_folder(self._own_name), dir_fd=self._folder)
                 os.close(self._own)
             self._own, self._own_name = old, old_name
-            self._find_end()
+            self._find_end(old)
             raise
         os.unlink(_in_folder(old_name), dir_fd=self._folder)
         os.close(old)
-        for digest in over:
-            self._known.pop(digest, None)
 
     def _flush_folder(self, folder: int) -> None:
         if self._fsync:
