@@ -111,6 +111,8 @@ def test_lists_of_files(path: Path, text: str, reason: str) -> None:
         ("MaxUploadSize = -1", "[[Host]] 1: MaxUploadSize = -1: write a size from 0"),
         ("Secret = 5", "[[Host]] 1: Secret: write the secret in quotes"),
         ("DeleteSecret = 5", "[[Host]] 1: DeleteSecret: write the secret in quotes"),
+        ('DeleteSecret = "5\\u0000image/png"', "[[Host]] 1: DeleteSecret: has a NUL character"),
+        ('DeleteSecret = "orbit7-shadow23-breeze91-echo17"', "[[Host]] 1: DeleteSecret: is a placeholder"),
         ('Secret = "change-me"', "[[Host]] 1: Secret: is a placeholder"),
         ('DeleteSecret = "changeme"', "[[Host]] 1: DeleteSecret: is a placeholder"),
         (f'Secret = "{SECRET}"\nSecretFile = "x"', '[[Host]] 1: SecretFile = "x": there is a Secret too'),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hmac_file_server.slots.path import SlotPath, slot_path
+from hmac_file_server.slots.slot import Attributes
 from hmac_file_server.stores.errors import NoSession, NoSuchFile, SlotRemoved, Unmet
 from hmac_file_server.stores.local.disk import Disk
 from hmac_file_server.stores.local.part import DiskPart
@@ -135,6 +137,75 @@ def test_the_moment_of_publishing(store: Disk, tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "store/slot/photo.jpg").exists()
 
 
+def test_the_moment_of_removing(store: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is stored after a removal has looked, and before it is remembered, is removed too."""
+    other = Disk(str(tmp_path / "store"))
+    add = store.place.removed.add
+
+    def stored_meanwhile(path: SlotPath) -> None:
+        put(other, b"hello")
+        add(path)
+
+    monkeypatch.setattr(store.place.removed, "add", stored_meanwhile)
+    with closing(other):
+        there = store.remove(PATH, lambda there: there is None)
+    assert there is not None
+    assert not (tmp_path / "store/slot").exists()
+    monkeypatch.undo()
+    assert is_refused(store)
+
+
+def test_a_memory_that_can_not_be_read(store: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody can tell whether a slot was removed meanwhile its file is not public, until it is known."""
+    answers = iter([OSError(errno.EIO, os.strerror(errno.EIO)), False])
+
+    def has(_: SlotPath) -> bool:
+        if (tmp_path / "store/slot/photo.jpg").exists():
+            answer = next(answers)
+            if isinstance(answer, OSError):
+                raise answer
+        return False
+
+    monkeypatch.setattr(store.place.removed, "has", has)
+    with closing(store.draft(PATH, 5)) as draft:
+        draft.write([b"hello"])
+        with pytest.raises(OSError, match="error"):
+            draft.publish()
+        assert not (tmp_path / "store/slot/photo.jpg").exists()
+        draft.publish()
+    assert (tmp_path / "store/slot/photo.jpg").read_bytes() == b"hello"
+
+
+def test_the_unlink_is_safe(store: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file's folder is flushed when the file has gone, also by a second try if the first one failed in that."""
+    put(store, b"hello")
+    flushed: list[list[str]] = []
+    real, fails = os.fsync, [True]
+
+    def fsync(file: int) -> None:
+        if os.path.basename(os.readlink(f"/proc/self/fd/{file}")) == "slot":
+            flushed.append(os.listdir(file))
+            if fails.pop() if fails else False:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="error"):
+        store.remove(PATH)
+    store.remove(PATH)
+    assert flushed == [[], []]
+
+
+def test_whose_it_was(store: Disk) -> None:
+    """A removal tells whose file it was, if that is known."""
+    with closing(store.draft(PATH, 5, Attributes(None, "romeo@example.net"))) as draft:
+        draft.write([b"hello"])
+        draft.publish()
+    there = store.remove(PATH)
+    assert there is not None
+    assert there.owner == ("romeo@example.net" if store.keeps_attributes else None)
+
+
 def test_its_sessions_end(store: Disk) -> None:
     """What was kept of an upload of the slot goes with it; that of another slot stays."""
     files = SessionFiles(store.place, 3600.0)
@@ -248,6 +319,59 @@ def test_a_full_disk(store: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.fstat(store.place.removed._own or 0).st_size == size
 
 
+def test_a_start_on_a_full_disk(store: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was reserved before a start is used after it, where the disk takes nothing more."""
+    first, second = slots(2)
+    store.remove(first)
+    store.close()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    store._place = Disk(str(tmp_path / "store"), removes=True)._place
+    (file,) = memory(tmp_path)
+    size = file.stat().st_size
+    store.remove(second)
+    assert memory(tmp_path) == [file]
+    assert file.stat().st_size == size > 2 * RECORD
+    assert is_refused(store, first)
+    assert is_refused(store, second)
+
+
+def test_a_failed_flush_hides_nothing(store: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is removed after a flush has failed is seen by those who have read what it left."""
+    first, second = slots(2)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with closing(Disk(str(tmp_path / "store"))) as other:
+        with monkeypatch.context() as failing, pytest.raises(OSError, match="error"):
+            failing.setattr(os, "fdatasync", fail)
+            store.place.removed.add(first)
+        other.place.removed.read()
+        store.place.removed.add(second)
+        assert is_refused(other, second)
+
+
+def test_looking_is_cheap(store: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a slot was removed is asked of each file by one read of one record, if nothing is new."""
+    store.remove(PATH)
+    with closing(Disk(str(tmp_path / "store"), removes=True)) as other:
+        other.place.removed.read()
+        read: list[int] = []
+        real = os.pread
+
+        def pread(file: int, size: int, offset: int) -> bytes:
+            read.append(size)
+            return real(file, size, offset)
+
+        monkeypatch.setattr(os, "pread", pread)
+        assert other.place.removed.has(PATH)
+        assert read == [RECORD, RECORD]
+
+
 def test_a_flush_that_fails(store: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What could not be remembered is not removed; the next try does both."""
     put(store, b"hello")
@@ -276,6 +400,15 @@ def test_a_memory_that_somebody_removed(store: Disk, tmp_path: Path) -> None:
     with closing(Disk(str(tmp_path / "store"))) as other:
         assert other.was_removed(first)
         assert other.was_removed(second)
+
+
+def test_a_store_whose_own_folder_somebody_removed(store: Disk, tmp_path: Path) -> None:
+    """What is known is written down again soon, and not only with the next removal."""
+    store.remove(PATH)
+    shutil.rmtree(tmp_path / "store/.hmac-file-server")
+    store.look()
+    with closing(Disk(str(tmp_path / "store"))) as other:
+        assert is_refused(other)
 
 
 def test_for_how_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,6 +158,28 @@ def test_the_line(daemon: Daemon) -> None:
     assert token("a/b.bin") not in daemon.log
 
 
+def test_the_line_names_the_owner(daemon: Daemon) -> None:
+    """The log says whose file was removed, where that is known."""
+    path = f"{'0123456789' * 4}/{'a' * 40}/photo.jpg"
+    assert daemon.put(path, b"hello").status == 201
+    assert delete(daemon, path).status == 204
+    line = eventually(lambda: re.search(r"DELETE /upload/\d+/.*", daemon.log))
+    assert line[0].endswith(f"removed 5 bytes of {'0123456789' * 4}")
+
+
+def test_no_continue(make_daemon: MakeDaemon, tmp_path: Path) -> None:
+    """Whoever asks first is not told to send a body to a removed slot, whichever daemon removed it."""
+    here = make_daemon(tmp_path / "here", DeleteSecret=DELETE_SECRET, StoreDir=str(tmp_path / "store")).start()
+    there = make_daemon(tmp_path / "there", StoreDir=str(tmp_path / "store")).start()
+    for number in range(5):
+        path = f"continued/{number}.bin"
+        assert delete(here, path).status == 204
+        for daemon in (here, there):
+            with daemon.wire() as wire:
+                wire.send(put_head(path, MIB, "Expect: 100-continue"))
+                assert wire.answer().status == 403
+
+
 @WORKERS
 def test_an_upload_that_runs(make_daemon: MakeDaemon, workers: int) -> None:
     """What is on its way when its slot is removed is refused, and is never public."""

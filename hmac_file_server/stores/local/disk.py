@@ -325,7 +325,10 @@ class Disk:
 
 
 def _present(folders: Folders, name: bytes) -> Present | None:
-    there = os.stat(name, dir_fd=folders.innermost, follow_symlinks=False)
+    try:
+        there = os.stat(name, dir_fd=folders.innermost, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
     if not stat.S_ISREG(there.st_mode):
         return None
     owner = attributes.kept(b"/proc/self/fd/%d/%b" % (folders.innermost, name)).owner
