@@ -347,9 +347,10 @@ def test_a_failed_flush_hides_nothing(store: Disk, tmp_path: Path, monkeypatch: 
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with closing(Disk(str(tmp_path / "store"))) as other:
-        with monkeypatch.context() as failing, pytest.raises(OSError, match="error"):
+        with monkeypatch.context() as failing:
             failing.setattr(os, "fdatasync", fail)
-            store.place.removed.add(first)
+            with pytest.raises(OSError, match="error"):
+                store.place.removed.add(first)
         other.place.removed.read()
         store.place.removed.add(second)
         assert is_refused(other, second)
