@@ -95,6 +95,12 @@ class Metrics:
             self._hosts[host] = HostMetrics(self, {"host": host} if self.has_hosts else {})
         return self._hosts[host]
 
+    def forget(self, host: str) -> None:
+        """There is no such host any more: what it has now is not told, what it has counted goes on to count."""
+        if self.has_hosts and self._hosts.pop(host, None) is not None:
+            for gauge in (self.uploads_in_progress, self.sessions_kept, self.store_free):
+                gauge.remove(host)
+
     @functools.cached_property
     def of_redis(self) -> tuple[Callable[[bool], None], Callable[[str], None]]:
         """The figures of Redis, where it is used: whether it works, and its failures by reason."""

@@ -103,7 +103,7 @@ def _service(options: Options, reactor: Any, out: LogWriter) -> IService:
     config, path = options.config, options["config"]
     if WORKER in os.environ:
         worker = FileService(config, path, reactor, out, shared=int(os.environ[WORKER]))
-        Parent.attend(reactor, worker.report, worker.reload_from)
+        Parent.attend(reactor, worker.report, worker.prepare_for, worker.settle)
         return worker
     service: FileService | WorkersService
 

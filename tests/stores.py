@@ -148,5 +148,8 @@ class MemoryStore:
     def sweep(self) -> Deferred[int]:
         return succeed(0)
 
+    def retire(self) -> Deferred[None]:
+        return succeed(None)
+
     def close(self) -> None:
         pass

@@ -392,3 +392,25 @@ def test_after_a_flush_nobody_waits_for_a_stuck_call(
     gate.open()
     eventually(lambda: [reactor.pass_time()] and flushed.called, what="what was flushed has gone on")
     stuck.open()
+
+
+def test_the_end() -> None:
+    """At the end all is done that was asked for, then the last thread does what is left, and none remains."""
+    reactor = Reactor()
+    threads = Threads(reactor, 4, "ending")
+    said: list[str] = []
+    gate = Gate()
+    stuck = threads.run(gate)
+    reactor.pass_time()
+    gate.wait_until_entered()
+    asked = threads.run(lambda: said.append("asked before"))
+    ended = threads.end(lambda: said.append(f"last of {threading.current_thread().name}"))
+    assert said == []
+    gate.open()
+    reactor.wait_for(stuck)
+    reactor.wait_for(asked)
+    reactor.wait_for(ended)
+    assert said == ["asked before", "last of ending"]
+    late = threads.run(lambda: said.append("late"))
+    eventually(lambda: reactor.pass_time() or late.called, what="what is asked for too late is done all the same")
+    assert said[-1] == "late"

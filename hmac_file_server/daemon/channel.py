@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
 from twisted.internet.defer import Deferred
@@ -22,6 +22,7 @@ from hmac_file_server.daemon.signals import leave_to_parent
 
 _INPUT = 0
 _PIECE = 32 << 10
+_LONGEST_PROBLEM = 10_000
 
 
 class Running(amp.Command):
@@ -45,10 +46,17 @@ class Settings(amp.Command):
     response: ClassVar[list[tuple[bytes, amp.Argument]]] = []
 
 
-class Reload(amp.Command):
-    """To a worker: take the settings that you were sent. The answer says what is wrong with them, if anything is."""
+class Prepare(amp.Command):
+    """To a worker: do what can fail of the settings that you were sent. The answer says what is wrong with them."""
 
     response = [(b"problem", amp.Unicode())]
+
+
+class Settle(amp.Command):
+    """To a worker: take the settings that you have prepared for, or drop them."""
+
+    arguments = [(b"wanted", amp.Boolean())]
+    response: ClassVar[list[tuple[bytes, amp.Argument]]] = []
 
 
 class Stop(amp.Command):
@@ -72,7 +80,8 @@ def receive_settings() -> bytes:
 class Parent(amp.AMP):
     """A worker's end: it stops when its parent asks for it, or is gone.
 
-    :param reload: takes new settings; fires with what is wrong with them.
+    :param prepare: does what can fail of new settings; gives what is wrong with them.
+    :param settle: takes them, or drops them.
     :param report: is told the others' share; gives the figures, the own share, and why nothing gets done.
     """
 
@@ -80,12 +89,13 @@ class Parent(amp.AMP):
         self,
         reactor: Any,
         report: Callable[[Share], tuple[bytes, Share, str]],
-        reload: Callable[[bytes], Deferred[str]],
+        prepare: Callable[[bytes], Coroutine[Any, Any, str]],
+        settle: Callable[[bool], Coroutine[Any, Any, None]],
     ) -> None:
         super().__init__()
         self._reactor = reactor
         self._report = report
-        self._reload = reload
+        self._prepare, self._settle = prepare, settle
         self._pieces: list[bytes] = []
 
     @classmethod
@@ -93,12 +103,13 @@ class Parent(amp.AMP):
         cls,
         reactor: Any,
         report: Callable[[Share], tuple[bytes, Share, str]],
-        reload: Callable[[bytes], Deferred[str]],
+        prepare: Callable[[bytes], Coroutine[Any, Any, str]],
+        settle: Callable[[bool], Coroutine[Any, Any, None]],
     ) -> None:
         """Listen to the parent."""
         # When the reactor has set its own handlers.
         reactor.callWhenRunning(leave_to_parent)
-        reactor.callWhenRunning(adopt, reactor, _INPUT, cls(reactor, report, reload))
+        reactor.callWhenRunning(adopt, reactor, _INPUT, cls(reactor, report, prepare, settle))
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -117,10 +128,15 @@ class Parent(amp.AMP):
         self._pieces.append(piece)
         return {}
 
-    @Reload.responder
-    def _told_to_reload(self) -> Deferred[dict[str, str]]:
+    @Prepare.responder
+    def _told_to_prepare(self) -> Deferred[dict[str, str]]:
         settings, self._pieces = b"".join(self._pieces), []
-        return self._reload(settings).addCallback(lambda problem: {"problem": problem})
+        prepared = Deferred.fromCoroutine(self._prepare(settings))
+        return prepared.addCallback(lambda problem: {"problem": problem[:_LONGEST_PROBLEM]})
+
+    @Settle.responder
+    def _told_to_settle(self, wanted: bool) -> Deferred[dict[str, object]]:
+        return Deferred.fromCoroutine(self._settle(wanted)).addCallback(lambda _: {})
 
     @Stop.responder
     def _told_to_stop(self) -> dict[str, object]:
@@ -155,10 +171,10 @@ class Child(amp.AMP):
 
 
 def send_settings(child: Child, settings: bytes) -> Deferred[str]:
-    """Have a worker take new settings; fires with what is wrong with them, and fails if it is gone."""
+    """Have a worker prepare for new settings; fires with what is wrong with them, and fails if it is gone."""
     for at in range(0, len(settings), _PIECE):
         child.callRemote(Settings, piece=settings[at : at + _PIECE]).addErrback(lambda failure: None)
-    asked: Deferred[dict[str, str]] = child.callRemote(Reload)
+    asked: Deferred[dict[str, str]] = child.callRemote(Prepare)
     return asked.addCallback(lambda answer: answer["problem"])
 
 

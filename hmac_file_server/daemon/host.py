@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Set
 from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
 
 from hmac_file_server.config import Config
 from hmac_file_server.daemon.health import StoreWatch
@@ -23,6 +25,8 @@ from hmac_file_server.slots.secret import EXAMPLE_SECRET
 from hmac_file_server.slots.verifier import Verifier
 from hmac_file_server.stores.interface import IStore
 from hmac_file_server.stores.room import Room
+
+_LOOK_EVERY = 1.0
 
 
 class HostService(MultiService):
@@ -41,6 +45,8 @@ class HostService(MultiService):
         self._metrics = metrics
         self._reactor = reactor
         self.store = store
+        self._let_go: Callable[[], object] = store.close
+        self._leaving: LoopingCall | None = None
         self.room = room = Room(config.min_free_space)
         # Before anything listens, so that the first upload is measured too.
         room.found(store.space, ())
@@ -89,21 +95,34 @@ class HostService(MultiService):
         """Fires when no upload runs any more."""
         return self.uploads.when_idle()
 
-    def retire(self) -> None:
-        """Another configuration has no use for it: finish what runs.
+    def retire(self, requests: Callable[[], Set[object]]) -> Deferred[None]:
+        """Another configuration has no use for it: finish what runs, and let go of the store.
 
-        The store stays open until the daemon ends: nobody knows who still reads from it.
+        :param requests: gives those that run; of the ones that do now, nobody asks which are for this host.
+        :returns: fires when nothing runs any more.
         """
-        self.watch.disownServiceParent()
-        idle = self.when_idle()
-        # The wing.
-        idle.addCallback(lambda _: self._keeper.disownServiceParent())
-        # End of the wing.
+        before = requests()
+
+        def look() -> None:
+            if self.uploads.active or not before.isdisjoint(requests()):
+                return
+            leaving.stop()
+            self._let_go = self.store.retire
+            self.disownServiceParent()
+
+        leaving = self._leaving = LoopingCall(look)
+        leaving.clock = self._reactor
+        return leaving.start(_LOOK_EVERY, now=False).addCallback(lambda _: None)
 
     def stopService(self) -> Deferred[None]:
         """Let go of the store."""
+        if self._leaving is not None and self._leaving.running:
+            self._leaving.stop()
         stopped: Deferred[None] = super().stopService()
-        return stopped.addCallback(lambda _: self.store.close())
+        return stopped.addCallback(lambda _: self._finish())
+
+    def _finish(self) -> None:
+        self._let_go()  # Not waited for: a dead disk may never answer.
 
 
 def basis_of(config: Config, host: Host) -> tuple[object, ...]:

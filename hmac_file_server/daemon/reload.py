@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -16,6 +16,8 @@ from hmac_file_server.metrics import ReloadMetrics
 from hmac_file_server.settings.problems import ConfigError
 
 _log = Logger()
+
+STOPPING = "the daemon is about to stop"
 
 T = TypeVar("T")
 
@@ -42,7 +44,7 @@ class Reload:
     :param path: of the configuration file.
     :param current: gives the configuration that holds.
     :param prepare: does what can fail, in a thread, and changes nothing yet.
-    :param apply: takes the configuration and what was prepared for it; nothing of it fails.
+    :param apply: takes the configuration and what was prepared for it; raises ConfigError if it has changed nothing.
     :param notifier: is told.
     :param figures: likewise.
     """
@@ -52,7 +54,7 @@ class Reload:
         path: str,
         current: Callable[[], Config],
         prepare: Callable[[Config], T],
-        apply: Callable[[Config, T], Deferred[None]],
+        apply: Callable[[Config, T], Awaitable[None]],
         reactor: Any,
         notifier: Notifier,
         figures: ReloadMetrics,
@@ -60,7 +62,7 @@ class Reload:
         self._path = path
         self._current = current
         self._prepare: Callable[[Config], Any] = prepare
-        self._apply: Callable[[Config, Any], Deferred[None]] = apply
+        self._apply: Callable[[Config, Any], Awaitable[None]] = apply
         self._reactor = reactor
         self._notifier = notifier
         self._figures = figures

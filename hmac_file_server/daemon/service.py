@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 from prometheus_client import CollectorRegistry
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from hmac_file_server.config import Config, load
@@ -22,7 +22,7 @@ from hmac_file_server.daemon.host import HostService
 from hmac_file_server.daemon.listener import Listener, SharedListener
 from hmac_file_server.daemon.logfile import LogWriter
 from hmac_file_server.daemon.notify import Notifier
-from hmac_file_server.daemon.reload import Reload, in_thread
+from hmac_file_server.daemon.reload import STOPPING, Reload, in_thread
 from hmac_file_server.daemon.share import Share
 from hmac_file_server.daemon.signals import ignore_stopping
 from hmac_file_server.files.access_log import AccessLog
@@ -30,6 +30,7 @@ from hmac_file_server.files.tree import Root
 from hmac_file_server.log import LEVELS, LineLog, Out
 from hmac_file_server.metrics import Current, Metrics, MetricsRoot, MetricsSite, Ready, ReloadMetrics
 from hmac_file_server.settings.hosts import shared_secrets
+from hmac_file_server.settings.problems import ConfigError
 from hmac_file_server.slots.secret import weaknesses
 from hmac_file_server.stores.interface import IStore
 from hmac_file_server.web.client import Proxies
@@ -53,6 +54,11 @@ class Prepared:
     stores: Mapping[str, IStore]
     certificates: Callable[[], None]
 
+    def give_up(self) -> None:
+        """Let go of it: it is not needed."""
+        for store in self.stores.values():
+            store.retire()
+
 
 class FileService(MultiService):
     """The daemon.
@@ -73,6 +79,7 @@ class FileService(MultiService):
         self._out = out
         self._hosts: list[HostService] = []
         self._retired: list[HostService] = []
+        self._offered: tuple[Config, Prepared] | None = None
         self._metrics = Metrics()
         self._lines = LineLog(out, config.log_level)
         stores = {host.name: open_store(config, host, reactor) for host in config.hosts}
@@ -118,8 +125,16 @@ class FileService(MultiService):
                 service.configure(config, host)
             self._hosts.append(service)
         for old in before.values():
-            old.retire()
             self._retired.append(old)
+            old.retire(lambda: self._site.requests).addCallback(self._left, old)
+        names = {host.name for host in config.hosts}
+        for name in before.keys() - names:
+            self._metrics.forget(name)
+        self._set_figures()
+
+    def _left(self, _: None, old: HostService) -> None:
+        """Nothing runs any more that a host which is gone had begun."""
+        self._retired.remove(old)
         self._set_figures()
 
     def _set_figures(self) -> None:
@@ -164,11 +179,10 @@ class FileService(MultiService):
 
         return Prepared(stores, change_certificates)
 
-    def _apply(self, config: Config, prepared: Prepared) -> Deferred[None]:
+    async def _apply(self, config: Config, prepared: Prepared) -> None:
         if self._site.draining:
-            for store in prepared.stores.values():
-                store.close()
-            return succeed(None)
+            prepared.give_up()
+            raise ConfigError(STOPPING)
         self._config = config
         self._set_hosts(config, prepared.stores)
         prepared.certificates()
@@ -177,21 +191,33 @@ class FileService(MultiService):
         self._lines.set_level(config.log_level)
         if self._says_hello:
             warn_of(config, [host.store for host in self._hosts])
-        return succeed(None)
 
-    def reload_from(self, settings: bytes) -> Deferred[str]:
-        """Take settings from the parent; fires with what is wrong with them."""
+    async def prepare_for(self, settings: bytes) -> str:
+        """Do what can fail of settings from the parent.
 
-        async def reload() -> str:
-            try:
-                config = await in_thread(self._reactor, lambda: load(self._path, settings))
-                prepared = await in_thread(self._reactor, lambda: self._prepare(config))
-                await self._apply(config, prepared)
-            except Exception as error:
-                return str(error) or type(error).__name__
-            return ""
+        :returns: what is wrong with them.
+        """
+        await self.settle(False)
+        try:
+            config = await in_thread(self._reactor, lambda: load(self._path, settings))
+            self._offered = config, await in_thread(self._reactor, lambda: self._prepare(config))
+        except Exception as error:
+            return str(error) or type(error).__name__
+        return ""
 
-        return Deferred.fromCoroutine(reload())
+    async def settle(self, wanted: bool) -> None:
+        """Take the settings that were prepared for, or drop them.
+
+        :param wanted: whether all other workers can take them, too.
+        """
+        offered, self._offered = self._offered, None
+        if offered is None:
+            return
+        if not wanted:
+            offered[1].give_up()
+            return
+        with contextlib.suppress(ConfigError):  # It stops.
+            await self._apply(*offered)
 
     def _check_stores(self) -> Deferred[None]:
         return check_all({host.host.name: host.watch.check for host in self._hosts})
@@ -216,7 +242,7 @@ class FileService(MultiService):
         connections.elsewhere = others.counts
         for host in self._hosts:
             host.room.claimed_elsewhere = others.claimed
-        claimed = sum(host.room.claimed for host in self._hosts)
+        claimed = sum(host.room.claimed for host in (*self._hosts, *self._retired))
         problem = next(filter(None, (host.store.stuck for host in self._hosts)), "")
         return self._metrics.report(), Share(connections.counts, claimed), problem
 
@@ -234,7 +260,7 @@ class FileService(MultiService):
 
     def stopService(self) -> Deferred[None]:
         """Let running requests finish within ShutdownTimeout, then cut what is left."""
-        for host in self._hosts:
+        for host in (*self._hosts, *self._retired):
             host.watch.stopService()
         for service in self:
             if isinstance(service, Notifier):

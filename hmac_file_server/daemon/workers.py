@@ -18,13 +18,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from hmac_file_server.config import WORKER, Config
-from hmac_file_server.daemon.channel import Child, Report, Stop, adopt, send_settings
+from hmac_file_server.daemon.channel import Child, Report, Settle, Stop, adopt, send_settings
 from hmac_file_server.daemon.health import StoreCheck, check_all, open_store
 from hmac_file_server.daemon.host import basis_of
 from hmac_file_server.daemon.listener import cannot_listen
 from hmac_file_server.daemon.logfile import LogWriter
 from hmac_file_server.daemon.notify import Notifier
-from hmac_file_server.daemon.reload import Reload
+from hmac_file_server.daemon.reload import STOPPING, Reload
 from hmac_file_server.daemon.service import Prepared, log_status, say_hello, serve_metrics, set_log, warn_of
 from hmac_file_server.daemon.share import NOTHING, Share
 from hmac_file_server.daemon.signals import held_back, ignore_stopping
@@ -59,7 +59,6 @@ class WorkersService(MultiService):
             raise ConfigError(config.problem("ListenPort", config.listen.given, reason))
         self._config, self._path, self._reactor, self._out = config, path, reactor, out
         self._stores: dict[str, IStore] = {host.name: open_store(config, host, reactor) for host in config.hosts}
-        self._retired: list[IStore] = []  # A check of one may still run.
         self._workers: list[Worker] = []
         self._sockets: list[socket.socket] = []
         self._unix: UnixSocket | None = None
@@ -97,21 +96,28 @@ class WorkersService(MultiService):
             raise
         return Prepared(stores, certificates)
 
-    def _apply(self, config: Config, prepared: Prepared) -> Deferred[None]:
-        if self._draining:
-            return succeed(None)
+    async def _apply(self, config: Config, prepared: Prepared) -> None:
+        asked = [Deferred.fromCoroutine(worker.prepare(config.handed_down)) for worker in self._workers]
+        problems = [await each for each in asked]
+        problem = STOPPING if self._draining else next(filter(None, problems), "")
+        if problem:
+            prepared.give_up()
+            for worker in self._workers:
+                worker.settle(False)
+            raise ConfigError(problem)
         if (len(config.hosts) > 1) != (len(self._config.hosts) > 1):
             self._figures.forget()  # The labels change.
-        self._retired += [self._stores[name] for name in prepared.stores if name in self._stores]
-        stores = {**self._stores, **prepared.stores}
-        self._stores = {host.name: stores[host.name] for host in config.hosts}
+        before = self._stores
+        self._stores = {host.name: prepared.stores.get(host.name) or before[host.name] for host in config.hosts}
+        for name, store in before.items():
+            if self._stores.get(name) is not store:
+                store.retire()
         self._config = config
         self._make_checks()
         prepared.certificates()
         set_log(config, self._out)
         warn_of(config, self._stores.values())
-        told = DeferredList([worker.configure(config.handed_down) for worker in self._workers])
-        return told.addCallback(lambda _: None)
+        await DeferredList([worker.settle(True) for worker in self._workers])
 
     @property
     def handed_down(self) -> bytes:
@@ -194,7 +200,7 @@ class WorkersService(MultiService):
     def _close(self) -> Deferred[None]:
         for worker in self._workers:
             worker.disownServiceParent()
-        for store in (*self._stores.values(), *self._retired):
+        for store in self._stores.values():
             store.close()
         closed: Deferred[None] = MultiService.stopService(self)
         return closed
@@ -274,6 +280,8 @@ class Worker(Service, ProcessProtocol):
         self._look: IDelayedCall | None = None
         self._heard = 0.0
         self._settings = b""
+        self._offered: bytes | None = None
+        self._awaited: list[Deferred[None]] = []
         self.report = b""
         self.share = NOTHING
         self.problem = ""
@@ -283,17 +291,47 @@ class Worker(Service, ProcessProtocol):
         super().startService()
         self._start()
 
-    def configure(self, settings: bytes) -> Deferred[None]:
-        """Have it take new settings; one that can not is started anew. Fires when that is done, or it is gone."""
-        if self._child is None or self._look is None:
-            return succeed(None)  # It has them when it starts, or is told when it runs.
-        self._settings = settings
-        return send_settings(self._child, settings).addCallbacks(self._configured, lambda failure: None)
+    async def prepare(self, settings: bytes) -> str:
+        """Have it do what can fail of new settings.
 
-    def _configured(self, problem: str) -> None:
+        :returns: what is wrong with them.
+        """
+        if self._child is not None and self._look is None:
+            begun: Deferred[None] = Deferred()
+            self._awaited.append(begun)
+            self._service.later(_HUNG, self._has_begun)  # Rather it is told when it runs.
+            await begun
+        if self._child is None or self._look is None:
+            return ""  # It has them when it starts, or is told when it runs.
+        self._offered = settings
+        try:
+            return await send_settings(self._child, settings)
+        except Exception:  # It has ended.
+            return ""
+
+    def _has_begun(self) -> None:
+        awaited, self._awaited = self._awaited, []
+        for begun in awaited:
+            begun.callback(None)
+
+    def settle(self, wanted: bool) -> Deferred[None]:
+        """Have it take these, or drop them; fires when that is done, or it is gone."""
+        settings, self._offered = self._offered, None
+        if self._child is None or settings is None:
+            return succeed(None)
+        if wanted:
+            self._settings = settings
+        told: Deferred[object] = self._child.callRemote(Settle, wanted=wanted)
+        return told.addCallbacks(lambda _: None, lambda failure: None)
+
+    async def _catch_up(self) -> None:
+        """It has begun with settings that do not hold any more."""
+        problem = await self.prepare(self._service.handed_down)
         if problem:
             _log.error("worker {number} can not be configured: {problem}", number=self.number, problem=problem)
             self.kill()
+        else:
+            await self.settle(True)
 
     def _start(self) -> None:
         self._timer = None
@@ -320,8 +358,9 @@ class Worker(Service, ProcessProtocol):
         """It runs: from now on it is asked now and then whether it still does."""
         self._heard = self._service.now()
         self._look_after()
+        self._has_begun()
         if self._settings != self._service.handed_down:
-            self.configure(self._service.handed_down)
+            Deferred.fromCoroutine(self._catch_up())
 
     def _look_after(self) -> None:
         self._look = self._service.later(_ASK_EVERY, self._look_after)
@@ -353,7 +392,8 @@ class Worker(Service, ProcessProtocol):
 
     def processEnded(self, reason: Failure) -> None:
         self.runs = False
-        self._child = None
+        self._child = self._offered = None
+        self._has_begun()
         if self._look is not None:
             self._look.cancel()
             self._look = None

@@ -219,5 +219,8 @@ class IStore(Interface):
     def sweep() -> Deferred[int]:
         """Remove what uploads of dead daemons left, but for what can be resumed; fires with how many files."""
 
+    def retire() -> Deferred[None]:
+        """As :meth:`close`, when all is done that was asked of it. Fires then; never if its disk is dead."""
+
     def close() -> None:
         """Let go of all."""

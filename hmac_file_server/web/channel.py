@@ -86,6 +86,13 @@ class Channel(HTTPChannel):
             self.site.turned_away(self.peer.address, error)
             self._say_and_close(error)
 
+    def meet_again(self) -> None:
+        """Find out anew whether the peer is a proxy: a proxy keeps its connections for long."""
+        if self.counted_as is None or (self.site.limits.proxies.proxy_protocol and not self._heard):
+            return
+        self.peer = Peer.of(self._address, self.site.limits.proxies.trusted)
+        self.counted_as = self.site.connections.renamed(self.counted_as, self.peer)
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if not (self._heard or self._closing):
             self.site.hints.never_spoke(self.peer.address, reason, self.transport.disconnecting)

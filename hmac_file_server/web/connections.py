@@ -80,6 +80,17 @@ class Connections:
         self._connections -= 1
         self.left(user)
 
+    def renamed(self, user: str, peer: Peer) -> str:
+        """Count a connection, which is there already, as another user's.
+
+        :returns: as :meth:`connected`.
+        """
+        self.left(user)
+        user = "" if peer.trusted else one_user(peer.address)
+        if user:
+            self._by_user[user] += 1
+        return user
+
     def arrived(self, address: str) -> str:
         """Count a request that came through a proxy.
 

@@ -59,9 +59,18 @@ class Site(server.Site):
 
     def configure(self, resource: IResource, limits: Limits, hints: Hints) -> None:
         """Do as these say from the next request on. What runs is not touched."""
+        has_other_proxies = limits.proxies != self.limits.proxies
         self.resource, self.limits, self.hints = resource, limits, hints
         self.connections.limits = limits
         self.timeOut = limits.idle_timeout
+        if has_other_proxies:
+            for channel in self._channels:
+                channel.meet_again()
+
+    @property
+    def requests(self) -> set[Request]:
+        """Those that run."""
+        return {request for channel in self._channels for request in channel.requests}
 
     def acceptableProtocols(self) -> list[bytes]:
         """HTTP/1.1 only: HTTP/2 is the proxy's to speak."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -193,6 +194,87 @@ def test_what_needs_a_start(make_daemon: MakeDaemon, workers: int) -> None:
 
 
 @WORKERS
+def test_what_is_not_used_any_more(make_daemon: MakeDaemon, tmp_path: Path, workers: int) -> None:
+    """Stores that no configuration names are let go of when nothing runs in them any more, with their threads."""
+    daemon = started(make_daemon(Workers=workers), workers)
+
+    def held() -> tuple[int, set[str]]:
+        """Threads, and folders that are open, of all processes."""
+        pids = [daemon.pid, *map(int, Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split())]
+        folders: set[str] = set()
+        for pid in pids:
+            for link in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    folders.add(os.readlink(link))
+        return sum(len(os.listdir(f"/proc/{pid}/task")) for pid in pids), folders
+
+    reload(daemon)
+    assert put(daemon, "a/0.bin") == 201
+    threads, _ = held()
+    for number in range(4):
+        reload(daemon, StoreDir=str(tmp_path / f"store-{number}"))
+        assert put(daemon, "a/1.bin") == 201
+    reload(daemon, StoreDir=str(daemon.store))
+    gone = {str(tmp_path / f"store-{number}") for number in range(4)}
+    eventually(lambda: not held()[1] & gone, what="the stores are closed")
+    with daemon.wire() as wire:
+        wire.send(put_head("a/slow.bin", 10) + b"hello")
+        eventually(lambda: daemon.running() == 1)
+        reload(daemon, StoreDir=str(tmp_path / "last"))
+        assert put(daemon, "a/2.bin") == 201
+        assert wire.send(b"world").answer().status == 201
+    assert (daemon.store / "a/slow.bin").read_bytes() == b"helloworld"
+    eventually(lambda: str(daemon.store) not in held()[1], what="the first one is closed, too")
+    # Each process has three threads for a store that is idle, and some more for a moment.
+    eventually(lambda: held()[0] <= threads + 3 * (workers + 1), what="the threads are gone")
+    assert "Traceback" not in daemon.log
+
+
+def test_a_worker_that_can_not(make_daemon: MakeDaemon, tmp_path: Path) -> None:
+    """Where one worker can not take a configuration none does, and what runs in it goes on."""
+    daemon = started(make_daemon(Workers=2), 2)
+    reload(daemon)  # By then both talk to their parent.
+    children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children")
+    pids = [int(pid) for pid in children.read_text().split()]
+    soft, hard = resource.prlimit(pids[1], resource.RLIMIT_NOFILE)
+    resource.prlimit(pids[1], resource.RLIMIT_NOFILE, (1, hard))
+    reload(daemon, "the configuration stays as it was", StoreDir=str(tmp_path / "other"), Secret=NEW)
+    resource.prlimit(pids[1], resource.RLIMIT_NOFILE, (soft, hard))
+    for number in range(6):
+        assert put(daemon, f"a/{number}.bin") == 201
+        assert (daemon.store / f"a/{number}.bin").exists()
+        assert put(daemon, f"b/{number}.bin", NEW) == 403
+    assert [int(pid) for pid in children.read_text().split()] == pids
+    reload(daemon)
+    for number in range(6):
+        assert put(daemon, f"c/{number}.bin", NEW) == 201
+        assert (tmp_path / f"other/c/{number}.bin").exists()
+    assert "Traceback" not in daemon.log
+
+
+@WORKERS
+def test_a_proxy_that_keeps_its_connections(make_daemon: MakeDaemon, workers: int) -> None:
+    """TrustedProxies holds for the next request of a connection that a proxy has had open all the time."""
+    daemon = started(make_daemon(Workers=workers, TrustedProxies=[], MaxConnectionsPerAddress=4), workers)
+    get = "GET /upload/{} HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.{}\r\n\r\n"
+    with daemon.wire() as wire:
+        for number, trusted in ((1, ["127.0.0.1"]), (2, []), (3, ["127.0.0.0/8"])):
+            assert wire.send(get.format(f"none/{number}", number).encode()).answer().status == 404
+            reload(daemon, TrustedProxies=trusted)
+        assert wire.send(get.format("none/4", 4).encode()).answer().status == 404
+    eventually(lambda: "/none/4 " in daemon.log)
+    for number, address in ((1, "127.0.0.1"), (2, "203.0.113.2"), (3, "127.0.0.1"), (4, "203.0.113.4")):
+        assert f"{address} GET /upload/none/{number} " in daemon.log
+    if workers > 1:
+        return  # What one worker knows of the others' clients is a little old.
+    reload(daemon, TrustedProxies=[])
+    # Whoever was counted as a proxy is not missing, nor one too many.
+    with contextlib.ExitStack() as wires:
+        for _ in range(3):
+            assert wires.enter_context(daemon.wire()).send(get.format("x", 9).encode()).answer().status == 404
+
+
+@WORKERS
 def test_a_worker_that_starts_later(make_daemon: MakeDaemon, workers: int) -> None:
     """A worker that dies is replaced by one with the newest settings."""
     daemon = started(make_daemon(Workers=workers), workers)
@@ -289,9 +371,10 @@ def test_certificates(make_daemon: MakeDaemon, tmp_path: Path) -> None:
     reload(daemon)
     new = shown()
     assert new != old
-    live[1].write_text("no key")
-    reload(daemon, "the configuration stays as it was")
-    assert shown() == new
+    for wrong in (b"no key", made[0][1].read_bytes()):
+        live[1].write_bytes(wrong)
+        reload(daemon, "the configuration stays as it was", Secret=NEW)
+        assert shown() == new
     assert "Traceback" not in daemon.log
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
@@ -22,6 +22,7 @@ from hmac_file_server.stores.room import Space
 _WRITERS = 32
 _READERS = 16
 _STUCK_SECONDS = 10.0
+_LOOK = "look"
 _NO_POOLS: Mapping[str, Threads] = {}
 
 
@@ -67,7 +68,7 @@ class LocalStore:
         disk = Disk(folder, fsync, removes, remember)
         writers, readers = Threads(reactor, _WRITERS, "writer"), Threads(reactor, _READERS, "reader")
         looker = Threads(reactor, 1, "looker")
-        pools = {"write": writers, "read": readers}
+        pools = {"write": writers, "read": readers, _LOOK: looker}
         return cls(disk, writers.run, readers.run, looker.run, reactor, pools)
 
     @property
@@ -77,7 +78,7 @@ class LocalStore:
     @property
     def stuck(self) -> str:
         for what, pool in self._pools.items():
-            if pool.stuck_seconds > _STUCK_SECONDS:
+            if what != _LOOK and pool.stuck_seconds > _STUCK_SECONDS:
                 return f"all threads that {what} wait for the disk"
         return ""
 
@@ -115,5 +116,13 @@ class LocalStore:
     def sweep(self) -> Deferred[int]:
         return self._writers(self._disk.sweep)
 
+    def retire(self) -> Deferred[None]:
+        ended = DeferredList([pool.end(_nothing) for what, pool in self._pools.items() if what != "write"])
+        return ended.addCallback(lambda _: self._pools["write"].end(self._disk.close))
+
     def close(self) -> None:
         self._disk.close()
+
+
+def _nothing() -> None:
+    pass

@@ -72,6 +72,8 @@ class Threads:
         self._away = 0
         self._told = False
         self._refused = False
+        self._ended: Deferred[None] | None = None
+        self._last: Callable[[], None] | None = None
         # One that is there always: later the system may have none to give.
         self._start_thread()
         # In the reactor's thread only:
@@ -89,6 +91,22 @@ class Threads:
             self._is_new = True
         self._jobs.append(job)
         return job.done
+
+    def end(self, last: Callable[[], None]) -> Deferred[None]:
+        """Let the threads go when all is done that was asked of them; fires when they have gone, maybe never.
+
+        :param last: what the last one does.
+        """
+        ended = Deferred[None]()
+        with self._lock:
+            self._ended, self._last = ended, last
+            for _ in range(self._threads - self._busy):
+                self._busy += 1
+                self._wakeups.put(None)
+            has_threads = self._threads > 0
+        if not has_threads:
+            self._gone()
+        return ended
 
     @property
     def stuck_seconds(self) -> float:
@@ -162,6 +180,21 @@ class Threads:
         while True:
             self._wakeups.get()
             self._empty_queue()
+            if self._ended is not None:
+                break
+        with self._lock:
+            self._threads -= 1
+            is_last = not self._threads
+        if is_last:
+            self._gone()
+
+    def _gone(self) -> None:
+        last, self._last = self._last, None
+        # What is asked for later finds a thread of its own.
+        ended = self._ended
+        if last is not None and ended is not None:
+            last()
+            self._reactor.callFromThread(lambda: ended.callback(None))
 
     def _empty_queue(self) -> None:
         waiting: list[_Job] = []
