@@ -306,6 +306,23 @@ def test_a_record_that_is_spoilt(store: Disk, tmp_path: Path) -> None:
         assert [other.was_removed(path) for path in paths] == [True, False, True]
 
 
+def test_a_record_that_a_power_cut_took(store: Disk, tmp_path: Path) -> None:
+    """Where a record is missing those behind it count, and are not written over."""
+    paths = slots(5)
+    for path in paths[:3]:
+        store.place.removed.add(path)
+    store.close()
+    (file,) = memory(tmp_path)
+    with file.open("r+b") as opened:
+        opened.write(bytes(RECORD))
+    store._place = Disk(str(tmp_path / "store"), removes=True)._place
+    for path in paths[3:]:
+        store.place.removed.add(path)
+    with closing(Disk(str(tmp_path / "store"))) as other:
+        for known in (store, other):
+            assert [known.was_removed(path) for path in paths] == [False, True, True, True, True]
+
+
 def test_a_full_disk(store: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hundreds of files can be removed on a disk that takes nothing more."""
 

@@ -43,6 +43,7 @@ class _File:
 
     descriptor: int
     offset: int = 0
+    is_new: bool = True
 
 
 class Removed:
@@ -163,8 +164,10 @@ class Removed:
             os.close(self._files.pop(name).descriptor)
 
     def _read_file(self, file: _File) -> None:
-        # Nearly always there is nothing new, which costs one call.
-        while os.pread(file.descriptor, _RECORD.size, file.offset).strip(b"\0"):
+        # Nearly always there is nothing new, which costs one call. At first all is read: a record that a power cut has
+        # taken hides none behind it.
+        while file.is_new or os.pread(file.descriptor, _RECORD.size, file.offset).strip(b"\0"):
+            file.is_new = False
             data = os.pread(file.descriptor, _AT_ONCE * _RECORD.size, file.offset)
             records = [data[at : at + _RECORD.size] for at in range(0, len(data), _RECORD.size)]
             used = max((index + 1 for index, record in enumerate(records) if record.strip(b"\0")), default=0)

@@ -179,13 +179,9 @@ class Threads:
         threading.current_thread().name = self._name
         while True:
             self._wakeups.get()
-            self._empty_queue()
-            if self._ended is not None:
+            if self._empty_queue():
                 break
-        with self._lock:
-            self._threads -= 1
-            is_last = not self._threads
-        if is_last:
+        if not self._threads:
             self._gone()
 
     def _gone(self) -> None:
@@ -196,7 +192,11 @@ class Threads:
             last()
             self._reactor.callFromThread(lambda: ended.callback(None))
 
-    def _empty_queue(self) -> None:
+    def _empty_queue(self) -> bool:
+        """Make the calls that there are.
+
+        :returns: whether the thread is to leave.
+        """
         waiting: list[_Job] = []
         while True:
             job = self._next(waiting)
@@ -205,17 +205,19 @@ class Threads:
                 continue
             self._tell()
             if not waiting:
-                return
+                if (leaves := self._rest()) is None:
+                    continue
+                return leaves
             flushed, waiting = waiting, []
             self._flush(flushed)
             with self._lock:
                 # They go on before what has come meanwhile, and in the thread that is at it, if one is.
                 self._jobs.extendleft(reversed(flushed))
                 is_one_too_many = self._busy - self._away > 1
-                self._busy -= is_one_too_many
+                leaves = is_one_too_many and self._leave_pool()
             if is_one_too_many:
                 self._reactor.callFromThread(self._watch)
-                return
+                return leaves
 
     def _next(self, waiting: list[_Job]) -> _Job | None:
         """The next call to make; None if first those that wait are to be flushed, or there is nothing to do."""
@@ -224,9 +226,22 @@ class Threads:
             # Whoever waits for a flush does not wait for what may take long.
             if jobs and (not waiting or (len(waiting) < _MOST_TOGETHER and isinstance(jobs[0].function, Stepwise))):
                 return jobs.popleft()
-            if not waiting:
-                self._busy -= 1
             return None
+
+    def _rest(self) -> bool | None:
+        """Have nothing to do any more; None if there is something by now."""
+        with self._lock:
+            return None if self._jobs else self._leave_pool()
+
+    def _leave_pool(self) -> bool:
+        """Be busy no more, and, if the pool ends, be no more, in one step: else one could be waked that leaves.
+
+        Needs the lock.
+        """
+        self._busy -= 1
+        leaves = self._ended is not None
+        self._threads -= leaves
+        return leaves
 
     def _advance(self, job: _Job, waiting: list[_Job]) -> None:
         """Make a call, up to its end or its next flush."""
