@@ -171,8 +171,7 @@ class Files(Node):
 
 
 def _presented(request: Request) -> Presented:
-    authorization = request.requestHeaders.getRawHeaders(b"Authorization", ())
-    return Presented(request.args, request.said(b"Content-Type"), authorization)
+    return Presented(request.args, request.said(b"Content-Type"), request.all_said(b"Authorization"))
 
 
 def _refused(error: BadToken, detail: Callable[[], str]) -> HTTPError:

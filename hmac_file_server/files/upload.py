@@ -254,6 +254,7 @@ class Upload:
 
     def __init__(self, draft: IDraft, uploads: Uploads) -> None:
         self._draft = draft
+        self._path = draft.path
         self._uploads = uploads
         self._loop = uploads.loop()
         self._producer: IPushProducer | None = None
@@ -303,7 +304,9 @@ class Upload:
     @property
     def path(self) -> SlotPath | None:
         """The slot's; None while that is not known."""
-        return self._draft.path
+        if self._path is None:
+            self._path = self._draft.path
+        return self._path
 
     @property
     def owed(self) -> int:

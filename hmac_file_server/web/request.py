@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
@@ -246,6 +246,13 @@ class Request(server.Request):
         """
         values = self.requestHeaders._rawHeaders.get(name)
         return values[-1] if values else None
+
+    def all_said(self, name: bytes) -> Sequence[bytes]:
+        """As ``getRawHeaders``.
+
+        :param name: in its usual spelling.
+        """
+        return self.requestHeaders._rawHeaders.get(name, ())
 
     def says_any(self, names: frozenset[bytes]) -> bool:
         """Whether it has one of these headers.
