@@ -287,6 +287,11 @@ class Daemon:
             return False
         return True
 
+    def listens(self) -> bool:
+        """Whether anybody has its port."""
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
     def stop(self, how: int = signal.SIGTERM) -> int:
         """Stop it and return its exit status."""
         if self.process is None:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from hmac_file_server.slots.signature import sign
 from tests.neighbours.program import Program, find, run
 from tests.neighbours.resumable import BODY, Resumable
-from tests.support import Daemon, Wire, eventually, missing, need
+from tests.support import SECRET, Daemon, Wire, eventually, missing, need
 
 MakeDaemon = Callable[..., Daemon]
 
 READY = "hmac_file_server_ready"
 LARGE = 3 << 20
+DELETE_SECRET = "delete7-secret23-of91-metronome17"
 
 
 class Disk:
@@ -169,6 +172,35 @@ def test_uploads_and_downloads(daemon: Daemon) -> None:
             assert daemon.get(path, Range="bytes=1-3").body == body[1:4]
     assert daemon.metric(READY) == 1
     assert {name for name in os.listdir(daemon.store / ".hmac-file-server") if not name.endswith(".session")} == set()
+
+
+def test_removal(make_daemon: MakeDaemon, disk: Path) -> None:
+    """What is removed does not come back on any of them, also after a kill, for two workers, and on a full disk."""
+    settings = {"StoreDir": str(disk / "store"), "MinFreeSpace": 0, "RetryDelay": 0.1}
+    daemon = make_daemon(DeleteSecret=DELETE_SECRET, Workers=2, **settings).start()
+    paths = [f"gone{number}/a.bin" for number in range(4)]
+
+    def delete(path: str) -> int:
+        signature = sign(SECRET.encode(), f"{path}\0{DELETE_SECRET}".encode())
+        return daemon.request("DELETE", f"/upload/{path}?token={signature}").status
+
+    for path in paths:
+        assert daemon.put(path, b"hello").status == 201
+    for path in paths[:2]:
+        assert delete(path) == 204
+        assert [daemon.put(path, b"hello").status for _ in range(4)] == [403] * 4
+    daemon.stop(signal.SIGKILL)
+    eventually(lambda: not daemon.listens(), what="its workers have gone")
+    daemon.start()
+    assert [daemon.put(path, b"hello").status for path in paths] == [403, 403, 201, 201]
+    with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+        while filler.tell() < 400 << 20:
+            filler.write(bytes(1 << 16))
+    for path in paths[2:]:
+        assert delete(path) == 204
+        assert daemon.get(path).status == 404
+    (disk / "filler").unlink()
+    assert [daemon.put(path, b"hello").status for path in paths] == [403] * 4
 
 
 def removed(store: Path) -> bool:

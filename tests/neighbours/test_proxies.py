@@ -17,17 +17,20 @@ from urllib.parse import quote
 import attrs
 import pytest
 
+from hmac_file_server.slots.signature import sign
+from tests.bearer import token
 from tests.neighbours.apache import Apache
 from tests.neighbours.caddy import Caddy
 from tests.neighbours.haproxy import HAProxy
 from tests.neighbours.nginx import BUFFERED, HTTP_1_0, NewestNginx, Nginx
 from tests.neighbours.proxy import Http1, Http2, Proxy
 from tests.neighbours.xmpp import AWKWARD_NAMES
-from tests.support import Answer, Daemon, eventually, free_port, need, put_target
+from tests.support import SECRET, Answer, Daemon, eventually, free_port, need, put_target
 
 MIB = 1 << 20
 MOST = 8 * MIB
 RESERVED = ".hmac-file-server"
+DELETE_SECRET = "delete7-secret23-of91-metronome17"
 
 Client = Http1 | Http2
 
@@ -114,6 +117,7 @@ def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         tmp_path_factory.mktemp("daemon"),
         MaxUploadSize=MOST,
         ProxiesPass104=setup.passes_104,
+        DeleteSecret=DELETE_SECRET,
         **settings,
     )
     try:
@@ -265,6 +269,39 @@ def test_a_cut_leaves_nothing_that_nobody_hears_of(house: House, protocol: str, 
         assert upload(client, slot, body, **resumable(6)).status == 201
 
 
+# Tokens
+
+
+@pytest.mark.parametrize("asks_as", [None, 6], ids=["plain", "resumable"])
+def test_tokens(house: House, protocol: str, asks_as: int | None, slot: str) -> None:
+    """The token of mod_http_file_share gets through, and so does the reason of its refusal."""
+    body, others = os.urandom(300_000), {} if asks_as is None else resumable(asks_as)
+    target = f"/upload/{slot}"
+    with house.connect(protocol) as client:
+        for made, status in ((token(slot, len(body)), 201), (token(slot, len(body)), 201)):
+            answer = ask(client, "PUT", target, body, Authorization=f"Bearer {made.decode()}", **others)
+            assert answer.status == status
+        assert ask(client, "GET", target).headers["content-type"] == "image/png"
+    with house.connect(protocol) as client:
+        answer = ask(client, "PUT", target, b"hello", Authorization=f"Bearer {token(slot, 5, exp=1000).decode()}")
+        assert answer.status == 401
+        assert answer.headers["www-authenticate"].startswith('Bearer error="invalid_token"')
+    assert os.getxattr(house.daemon.store / slot, "user.hmac_file_server.owner") == b"juliet@example.com"
+
+
+def test_removal(house: House, protocol: str, slot: str) -> None:
+    """DELETE gets through, and what it has removed is gone for whoever comes through the proxy."""
+    with house.connect(protocol) as client:
+        assert upload(client, slot, b"hello").status == 201
+        assert ask(client, "GET", f"/upload/{slot}").body == b"hello"
+        signature = sign(SECRET.encode(), f"{slot}\0{DELETE_SECRET}".encode())
+        for _ in range(2):
+            assert ask(client, "DELETE", f"/upload/{slot}?token={signature}").status == 204
+        assert ask(client, "GET", f"/upload/{slot}").status == 404
+    with house.connect(protocol) as client:
+        assert upload(client, slot, b"hello").status == 403
+
+
 # All others
 
 
@@ -292,7 +329,7 @@ def test_plain_requests(house: House, protocol: str, slot: str) -> None:
     assert (part.body, part.headers["content-range"]) == (body[100_000:], "bytes 100000-299999/300000")
     assert beyond.headers["content-range"] == "bytes */300000"
     assert got.headers["etag"] == head.headers["etag"]
-    assert answers[6].headers["access-control-allow-methods"] == "OPTIONS, HEAD, GET, PUT"
+    assert answers[6].headers["access-control-allow-methods"] == "OPTIONS, HEAD, GET, PUT, DELETE"
     assert got.headers["x-content-type-options"] == "nosniff"
     assert "content-security-policy" in got.headers
     for answer in answers:
