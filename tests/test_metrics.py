@@ -12,7 +12,8 @@ from twisted.python.failure import Failure
 
 from hmac_file_server import __version__
 from hmac_file_server.daemon.health import StoreCheck
-from hmac_file_server.metrics import Metrics, MetricsRoot, MetricsSite, Ready
+from hmac_file_server.daemon.metrics_site import MetricsRoot, MetricsSite, Ready
+from hmac_file_server.metrics import Metrics
 from tests.support import Daemon, need
 
 

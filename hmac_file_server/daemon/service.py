@@ -21,6 +21,7 @@ from hmac_file_server.daemon.health import check_all, open_store
 from hmac_file_server.daemon.host import HostService
 from hmac_file_server.daemon.listener import Listener, SharedListener
 from hmac_file_server.daemon.logfile import LogWriter
+from hmac_file_server.daemon.metrics_site import MetricsRoot, MetricsSite, Ready
 from hmac_file_server.daemon.notify import Notifier
 from hmac_file_server.daemon.reload import STOPPING, Reload, in_thread
 from hmac_file_server.daemon.share import Share
@@ -28,7 +29,7 @@ from hmac_file_server.daemon.signals import ignore_stopping
 from hmac_file_server.files.access_log import AccessLog
 from hmac_file_server.files.tree import Root
 from hmac_file_server.log import LEVELS, LineLog, Out
-from hmac_file_server.metrics import Current, Metrics, MetricsRoot, MetricsSite, Ready, ReloadMetrics
+from hmac_file_server.metrics import Current, Metrics, ReloadMetrics
 from hmac_file_server.settings.hosts import shared_secrets
 from hmac_file_server.settings.problems import ConfigError
 from hmac_file_server.slots.secret import weaknesses

@@ -23,13 +23,14 @@ from hmac_file_server.daemon.health import StoreCheck, check_all, open_store
 from hmac_file_server.daemon.host import basis_of
 from hmac_file_server.daemon.listener import cannot_listen
 from hmac_file_server.daemon.logfile import LogWriter
+from hmac_file_server.daemon.metrics_site import MetricsRoot, Ready
 from hmac_file_server.daemon.notify import Notifier
 from hmac_file_server.daemon.reload import STOPPING, Reload
 from hmac_file_server.daemon.service import Prepared, log_status, say_hello, serve_metrics, set_log, warn_of
 from hmac_file_server.daemon.share import NOTHING, Share
 from hmac_file_server.daemon.signals import held_back, ignore_stopping
 from hmac_file_server.daemon.sockets import UnixSocket, tcp_sockets
-from hmac_file_server.metrics import MetricsRoot, Ready, ReloadMetrics, Together
+from hmac_file_server.metrics import ReloadMetrics, Together
 from hmac_file_server.settings.problems import ConfigError, fail
 from hmac_file_server.stores.interface import IStore
 
