@@ -172,19 +172,3 @@ def test_figures_of_one_host_have_no_label(make_daemon: MakeDaemon, tmp_path: Pa
     assert daemon.put("slot/x.txt", b"hello").status == 201
     eventually(lambda: daemon.metric("hmac_file_server_uploads_total") == 1)
     assert "host=" not in daemon.log
-
-
-def test_the_room_of_all(make_daemon: MakeDaemon, tmp_path: Path) -> None:
-    """What one host's upload has been granted, another one can not have, too."""
-    free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
-    settings = {"MinFreeSpace": free - (24 << 20)}
-    daemon = make_daemon(StoreDir=None, hosts=[host(tmp_path, "a"), host(tmp_path, "b")], **settings).start()
-    size = 14 << 20
-    with daemon.wire() as wire:
-        target = put_target("slot/x.bin", size, "/a/")
-        wire.send(f"PUT {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode())
-        eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress", '{host="a"}') == 1)
-        with daemon.wire() as other:
-            target = put_target("slot/x.bin", size, "/b/")
-            other.send(f"PUT {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode())
-            assert other.answer().status == 507

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Daemon, eventually, missing, put_head
+from tests.support import Daemon, eventually, missing, put_head, put_target
 
 MakeDaemon = Callable[..., Daemon]
 
@@ -151,3 +151,16 @@ def test_two_that_do_not_fit_together(make_daemon: MakeDaemon, disk: Path) -> No
             one.send(block)
             assert one.answer().status == 201
     eventually(lambda: used(disk) <= size + MIB)
+
+
+def test_hosts_share_the_room(make_daemon: MakeDaemon, disk: Path) -> None:
+    """What one host's upload has been granted, another host's can not have, too."""
+    hosts = [{"UploadSubDir": name, "StoreDir": str(disk / name)} for name in "ab"]
+    daemon = make_daemon(StoreDir=None, hosts=hosts, MinFreeSpace="176MiB").start()
+    size = AHEAD - MIB
+    head = "PUT {} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n"
+    with daemon.wire() as wire, daemon.wire() as other:
+        wire.send(head.format(put_target("slot/x.bin", size, "/a/"), size).encode())
+        eventually(lambda: daemon.metric("hmac_file_server_uploads_in_progress", '{host="a"}') == 1)
+        other.send(head.format(put_target("slot/x.bin", size, "/b/"), size).encode())
+        assert other.answer().status == 507
