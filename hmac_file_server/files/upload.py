@@ -130,8 +130,10 @@ class Uploads:
         :raises Away: if the store can not be reached.
         """
         self._room.check(size)
-        if upload.path is not None:
-            self._by_slot.setdefault(upload.path.segments, []).append(upload)
+        path = upload.path
+        if path is not None:
+            upload.alike = self._by_slot.setdefault(path.segments, [])
+            upload.alike.append(upload)
             upload.keep_room()
 
     def claim(self, upload: Upload, size: int) -> bool:
@@ -142,7 +144,7 @@ class Uploads:
         :raises NoRoom: if they can not fit.
         """
         try:
-            if not self._claims(upload):
+            if upload.alike[:1] != [upload]:
                 self._room.check(size)
                 return False
             self._room.claim(size)
@@ -164,15 +166,7 @@ class Uploads:
 
     def is_in_turn(self, upload: Upload) -> bool:
         """Whether an upload may write. A few of one slot at once may: one of them has lost its client, say."""
-        alike = self._alike(upload)
-        return len(alike) <= _AT_ONCE or upload in alike[:_AT_ONCE]
-
-    def _claims(self, upload: Upload) -> bool:
-        return self._alike(upload)[:1] == [upload]
-
-    def _alike(self, upload: Upload) -> list[Upload]:
-        """The uploads of its slot, the first one first."""
-        return self._by_slot.get(upload.path.segments, []) if upload.path is not None else []
+        return len(upload.alike) <= _AT_ONCE or upload in upload.alike[:_AT_ONCE]
 
     def add(self, upload: Upload, size: int) -> None:
         """Take note of an upload that is about to begin.
@@ -202,14 +196,15 @@ class Uploads:
             self.watcher.ended(upload)
 
     def _leave(self, upload: Upload) -> None:
-        alike = self._alike(upload)
-        if upload in alike:
+        alike, upload.alike = upload.alike, []
+        if not alike:
+            return
+        alike.remove(upload)
+        if not alike:
             assert upload.path is not None
-            alike.remove(upload)
-            if not alike:
-                del self._by_slot[upload.path.segments]
-            for other in alike[:_AT_ONCE]:
-                other.go_on()
+            del self._by_slot[upload.path.segments]
+        for other in alike[:_AT_ONCE]:
+            other.go_on()
 
     def when_idle(self) -> Deferred[None]:
         """Fires when no upload runs any more."""
@@ -244,6 +239,7 @@ class Upload:
     :ivar slot: what was signed, where that is known here.
     :ivar client: the address of who sends it.
     :ivar begun: when, in seconds since 1970.
+    :ivar alike: all uploads of its slot, the first one first; none while its slot is not known.
     :ivar doubtful: whether the store is likely to refuse it, and should be asked before its body is waited for.
     """
 
@@ -254,7 +250,6 @@ class Upload:
 
     def __init__(self, draft: IDraft, uploads: Uploads) -> None:
         self._draft = draft
-        self._path = draft.path
         self._uploads = uploads
         self._loop = uploads.loop()
         self._producer: IPushProducer | None = None
@@ -269,6 +264,7 @@ class Upload:
         self._state = State.RECEIVING
         self._running = False
         self._outcome: Failure | None = None
+        self.alike: list[Upload] = []
         self.done: Deferred[None] = Deferred()
 
     @property
@@ -304,9 +300,7 @@ class Upload:
     @property
     def path(self) -> SlotPath | None:
         """The slot's; None while that is not known."""
-        if self._path is None:
-            self._path = self._draft.path
-        return self._path
+        return self._draft.path
 
     @property
     def owed(self) -> int:
@@ -445,14 +439,16 @@ class Upload:
         :raises OSError: ENOSPC if there is no room, which may pass as on a full disk.
         """
         draft = self._draft
-        if draft.claimed >= draft.end:
+        claimed, end = draft.claimed, draft.end
+        if claimed >= end:
             return
-        arrived = draft.position + sum(map(len, self._writing))
-        if draft.claimed - arrived >= _AHEAD // 2:
+        position = draft.position
+        arrived = position + sum(map(len, self._writing))
+        if claimed - arrived >= _AHEAD // 2:
             return
-        goal = min(draft.end, arrived + _AHEAD)
+        goal = min(end, arrived + _AHEAD)
         try:
-            if self._uploads.claim(self, goal - max(draft.claimed, draft.position)):
+            if self._uploads.claim(self, goal - max(claimed, position)):
                 draft.claimed = goal
         except NoRoom as error:
             self._is_short = True

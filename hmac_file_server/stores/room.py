@@ -103,7 +103,9 @@ class Room:
             raise Away(self.away, self._away_lasts)
         if not size:
             return  # What goes on is looked at when its session is found.
-        claimed = self.claimed + self.claimed_elsewhere + sum(room.claimed for room in self.beside)
+        claimed = self.claimed + self.claimed_elsewhere
+        for room in self.beside:
+            claimed += room.claimed
         if self.free is not None and size > self.free - self.min_free - claimed:
             raise NoRoom(
                 f"{size} bytes do not fit: {self.free} are free, {claimed} are claimed by running uploads,"

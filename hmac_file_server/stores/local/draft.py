@@ -47,6 +47,7 @@ class Draft:
 
     :param size: bytes to come.
     :param about: what is kept with the file.
+    :ivar end: where in the file the request's last byte goes.
     :ivar claimed: how long the file may become in the room that is kept for it; set between two calls.
     :raises BadName: if the file system can hold no file of that name.
     :ivar condition: the client's, if it has one.
@@ -72,7 +73,7 @@ class Draft:
         self._reserved = 0
         self.claimed = 0
         self._is_large = False
-        self._start, self._end = 0, size
+        self._start, self.end = 0, size
         self._written = 0
         self._flush_begun = 0
 
@@ -85,11 +86,6 @@ class Draft:
     def path(self) -> SlotPath:
         """The slot's."""
         return self._path
-
-    @property
-    def end(self) -> int:
-        """Where in the file the request's last byte goes."""
-        return self._end
 
     @property
     def splices(self) -> bool:
@@ -131,7 +127,7 @@ class Draft:
         """
         # What came before it is not at hand to be written again.
         self._kept = None
-        self._file, self._start, self._end = file, start, end
+        self._file, self._start, self.end = file, start, end
 
     def prepare(self) -> None:
         """Keep the first room, and keep with the file what is known of it."""

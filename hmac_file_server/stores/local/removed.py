@@ -79,7 +79,8 @@ class Removed:
 
         :raises OSError: if nobody can tell.
         """
-        self.read()
+        with self._lock:
+            self._read_new()
         return self.knows(path)
 
     def read(self) -> None:
