@@ -12,11 +12,12 @@ import attrs
 from hmac_file_server.address import Listen, RedisServer, listen_on_socket
 from hmac_file_server.log import printable
 from hmac_file_server.settings import values
-from hmac_file_server.settings.hosts import Given, Host, handed_down_of, hosts_of, tables_of
-from hmac_file_server.settings.problems import ConfigError, NotYet, checked, line_of, nearest
+from hmac_file_server.settings.hosts import Given, Host, handed_down_of, hosts_of, shared_secrets, tables_of
+from hmac_file_server.settings.problems import BROKEN, ConfigError, NotYet, Report, checked, line_of, nearest, stop
 from hmac_file_server.settings.secretfile import take_secrets
 from hmac_file_server.settings.tomlfile import read_toml
 from hmac_file_server.settings.values import key
+from hmac_file_server.slots.secret import EXAMPLE_SECRET, weaknesses
 from hmac_file_server.stores.faults import user
 from hmac_file_server.web.client import Network
 
@@ -24,6 +25,7 @@ WORKER = "HMAC_FILE_SERVER_WORKER"
 """In the environment of a worker, one process of several: the descriptor of the socket that it accepts from."""
 
 _LARGEST_FILE = 1 << 20
+_SECRET = frozenset({"secret", "deletesecret", "redispassword"})
 _FOREIGN = frozenset(
     """
     autobantime autounban blockafterfails blockduration bufferenabled buffersize buffer_size checksumverification
@@ -127,48 +129,65 @@ _FIXED: dict[str, Callable[[Config, Config], bool]] = {
 _NAMES = [field.metadata["name"] for field in _FIELDS.values()] + ["SecretFile"]
 
 
-def load(path: str, handed_down: bytes | None = None) -> Config:
+def load(path: str, handed_down: bytes | None = None, report: Report = stop) -> Config:
     """Read a configuration file.
 
     :param handed_down: what stands for its content, from :attr:`Config.handed_down`.
-    :raises ConfigError: with one line for the operator.
+    :param report: of each thing that is wrong, in one line for the operator. Where it returns, what is returned is no
+        configuration to run by.
+    :raises ConfigError: by default, with the first of them; in any case if the file can not be read at all.
     """
     read = _read(path) if handed_down is None else json.loads(handed_down)
-    tables = tables_of(path, read, _FIELDS.keys() | {"unixsocket"})
-    given, warnings = _known_keys(path, read)
-    if "unixsocket" in given:
-        name, value = given.pop("unixsocket")
-        if checked(path, name, value, values.flag):
-            name, value = given.get("listenport", ("ListenPort", ""))
-            given["listenport"] = (name, checked(path, name, value, listen_on_socket))
-    take_secrets(path, given)
+    tables = tables_of(path, read, _FIELDS.keys() | {"unixsocket"}, report)
+    given, warnings = _known_keys(path, read, report)
+    take_secrets(path, given, report)
     settings: dict[str, Any] = {}
+    _take_socket(path, given, settings, report)
     for lower, (name, value) in given.items():
         field = _FIELDS[lower]
-        ready = isinstance(value, Listen)
-        settings[field.name] = value if ready else checked(path, name, value, field.metadata["parse"])
+        if field.name not in settings and value is not BROKEN:
+            try:
+                settings[field.name] = checked(path, name, value, field.metadata["parse"])
+            except ConfigError as error:
+                report(error)
+                given[lower] = name, BROKEN
     for lower, remedy in (
         ("secret", "add the secret that the XMPP server signs with, or SecretFile"),
         ("storedir", "add the folder for the files"),
     ):
-        if _FIELDS[lower].name not in settings and not tables:
-            raise ConfigError(f"{path}: {_FIELDS[lower].metadata['name']} is missing; {remedy}")
+        if lower not in given and not tables:
+            report(ConfigError(f"{path}: {_FIELDS[lower].metadata['name']} is missing; {remedy}"))
     config = Config(
         file=path,
         warnings=tuple(warnings),
         handed_down=_to_hand_down(given, settings, tables),
         **{"secrets": (), "store_dir": "", **settings},
     )
-    return attrs.evolve(config, hosts=hosts_of(path, config.listen, given, tables))
+    return attrs.evolve(config, hosts=hosts_of(path, config.listen, given, tables, report))
+
+
+def _take_socket(path: str, given: dict[str, tuple[str, Any]], settings: dict[str, Any], report: Report) -> None:
+    """Take UnixSocket of prosody-filer, which says how ListenPort is meant."""
+    if "unixsocket" not in given:
+        return
+    name, value = given.pop("unixsocket")
+    try:
+        if checked(path, name, value, values.flag):
+            name, value = given.setdefault("listenport", ("ListenPort", ""))
+            settings["listen"] = checked(path, name, value, listen_on_socket)
+    except ConfigError as error:
+        report(error)
+        given["listenport"] = name, BROKEN
 
 
 def _to_hand_down(given: Given, settings: Mapping[str, Any], tables: Sequence[Given]) -> bytes:
     handed: dict[str, Any] = {}
     for lower, (_, value) in given.items():
         field = _FIELDS[lower]
-        setting = settings[field.name]
-        # An endpoint holds no name that the worker would have to resolve.
-        handed[field.metadata["name"]] = setting.endpoint if isinstance(setting, Listen) else value
+        if value is not BROKEN:
+            setting = settings[field.name]
+            # An endpoint holds no name that the worker would have to resolve.
+            handed[field.metadata["name"]] = setting.endpoint if isinstance(setting, Listen) else value
     if tables:
         handed["Host"] = [handed_down_of(table) for table in tables]
     return json.dumps(handed).encode("ascii") + b"\n"
@@ -191,7 +210,7 @@ def _read(path: str) -> dict[str, Any]:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def _known_keys(path: str, read: dict[str, Any]) -> tuple[dict[str, tuple[str, Any]], list[str]]:
+def _known_keys(path: str, read: dict[str, Any], report: Report) -> tuple[dict[str, tuple[str, Any]], list[str]]:
     """The settings by their keys in lower case, with the keys as written; and warnings."""
     given: dict[str, tuple[str, Any]] = {}
     warnings = []
@@ -200,16 +219,39 @@ def _known_keys(path: str, read: dict[str, Any]) -> tuple[dict[str, tuple[str, A
         if lower in _TABLES and isinstance(value, dict):
             reason = "a table of hmac-file-server 3.x; here all keys stand at the top, and listen_address,"
             reason += " storage_path and secret are ListenPort, StoreDir and Secret; etc/config.toml lists the keys"
-            raise ConfigError(f"{path}: [{name}]: {reason}")
-        if lower in given:
-            raise ConfigError(f"{path}: {printable(name)} is there twice, also as {given[lower][0]}; keep one")
-        if lower in _FOREIGN:
+            report(ConfigError(f"{path}: [{name}]: {reason}"))
+        elif lower in given:
+            report(ConfigError(f"{path}: {printable(name)} is there twice, also as {given[lower][0]}; keep one"))
+        elif lower in _FOREIGN:
             warnings.append(f"{path}: {name} means nothing to this server and is passed over")
         elif lower in _FIELDS or lower in ("secretfile", "unixsocket"):
             given[lower] = (name, value)
         else:
-            raise ConfigError(f"{path}: {printable(name)}: unknown key{nearest(name, _NAMES)}")
+            report(ConfigError(f"{path}: {printable(name)}: unknown key{nearest(name, _NAMES)}"))
     return given, warnings
+
+
+def secret_files(config: Config) -> Iterator[str]:
+    """The files that a configuration has its secrets from, itself among them if some stand in it."""
+    read = _read(config.file)
+    lists = [value for value in read.values() if isinstance(value, list)]
+    for place in (read, *(table for tables in lists for table in tables if isinstance(table, dict))):
+        for name, value in place.items():
+            if name.lower() == "secretfile":
+                yield from map(str, value if isinstance(value, list) else [value])
+            elif name.lower() in _SECRET and value and value != EXAMPLE_SECRET.decode():
+                yield config.file
+
+
+def advice_on_secrets(config: Config) -> Iterator[str]:
+    """What could be better in the secrets, a line for each."""
+    for host in config.hosts:
+        whose = f" of {host.name}" if len(config.hosts) > 1 else ""
+        for weakness in weaknesses(host.secrets):
+            yield f"{config.file}: Secret{whose}: {weakness}"
+    for one, two in shared_secrets(config.hosts):
+        both = f"the hosts {one.name} and {two.name} share a secret"
+        yield f"{config.file}: {both}: a slot of one works once below the other, too"
 
 
 def defaults() -> Iterator[tuple[str, Any]]:

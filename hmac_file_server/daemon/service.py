@@ -15,7 +15,7 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
-from hmac_file_server.config import Config, load
+from hmac_file_server.config import Config, advice_on_secrets, load
 from hmac_file_server.daemon.banner import banner
 from hmac_file_server.daemon.health import check_all, open_store
 from hmac_file_server.daemon.host import HostService
@@ -30,9 +30,7 @@ from hmac_file_server.files.access_log import AccessLog
 from hmac_file_server.files.tree import Root
 from hmac_file_server.log import LEVELS, LineLog, Out
 from hmac_file_server.metrics import Current, Metrics, ReloadMetrics
-from hmac_file_server.settings.hosts import shared_secrets
 from hmac_file_server.settings.problems import ConfigError
-from hmac_file_server.slots.secret import weaknesses
 from hmac_file_server.stores.interface import IStore
 from hmac_file_server.web.client import Proxies
 from hmac_file_server.web.connections import Limits
@@ -322,17 +320,8 @@ def warn_of(config: Config, stores: Iterable[IStore]) -> None:
         _log.warn(
             "StoreDir: the file system keeps no extended attributes: {what} can not be kept with a file", what=what
         )
-    for host in config.hosts:
-        whose = f" of {host.name}" if len(config.hosts) > 1 else ""
-        for weakness in weaknesses(host.secrets):
-            _log.warn("{file}: Secret{whose}: {weakness}", file=config.file, whose=whose, weakness=weakness)
-    for first, second in shared_secrets(config.hosts):
-        _log.warn(
-            "{file}: the hosts {first} and {second} share a secret: a slot of one works once below the other, too",
-            file=config.file,
-            first=first.name,
-            second=second.name,
-        )
+    for advice in advice_on_secrets(config):
+        _log.warn("{advice}", advice=advice)
 
 
 def _raise_descriptor_limit() -> None:

@@ -30,6 +30,18 @@ class NotYet(ConfigError):
     status = os.EX_TEMPFAIL
 
 
+BROKEN = object()
+"""Stands for a value of which has been said what is wrong with it."""
+
+Report = Callable[[ConfigError], None]
+"""Is told of what is wrong; where it returns, what else there is to read is read, too."""
+
+
+def stop(error: ConfigError) -> NoReturn:
+    """The report of those who need to know no more than the first thing."""
+    raise error
+
+
 def fail(error: ConfigError) -> NoReturn:
     """End with one line on standard error."""
     print(error, file=sys.stderr)

@@ -5,23 +5,28 @@ from __future__ import annotations
 import errno
 from typing import Any
 
-from hmac_file_server.settings.problems import ConfigError, NotYet, checked, line_of
+from hmac_file_server.settings.problems import BROKEN, ConfigError, NotYet, Report, checked, line_of
 from hmac_file_server.settings.values import path
 from hmac_file_server.stores.faults import user
 
 _LARGEST_FILE = 1 << 20
 
 
-def take_secrets(place: str, given: dict[str, tuple[str, Any]]) -> None:
+def take_secrets(place: str, given: dict[str, tuple[str, Any]], report: Report) -> None:
     """Put in place of SecretFile what is in it."""
     if "secretfile" not in given:
         return
     name, value = given.pop("secretfile")
     if "secret" in given:
-        raise ConfigError(line_of(place, name, value, "there is a Secret too; keep one of the two"))
-    files = value if isinstance(value, list) else [value]
-    secrets = [_read_secret(place, name, checked(place, name, file, path)) for file in files]
-    given["secret"] = (name, checked(place, name, secrets if isinstance(value, list) else secrets[0], _some))
+        report(ConfigError(line_of(place, name, value, "there is a Secret too; keep one of the two")))
+        return
+    try:
+        files = value if isinstance(value, list) else [value]
+        secrets = [_read_secret(place, name, checked(place, name, file, path)) for file in files]
+        given["secret"] = (name, checked(place, name, secrets if isinstance(value, list) else secrets[0], _some))
+    except ConfigError as error:
+        report(error)
+        given["secret"] = name, BROKEN
 
 
 def _some(secrets: Any) -> Any:

@@ -1,0 +1,1 @@
+"""The ``hmac-file-server`` command: one module for each subcommand, and what they share."""

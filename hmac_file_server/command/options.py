@@ -1,0 +1,75 @@
+"""What several subcommands share: options, and the configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from hmac_file_server.config import Config, load
+from hmac_file_server.settings.hosts import Host
+from hmac_file_server.settings.problems import ConfigError, fail
+
+DEFAULT_CONFIG = "./config.toml"
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def _config_or_groups(context: click.Context, _: click.Parameter, value: str | None) -> str:
+    """``hmac-file-server --config FILE check`` is as good as ``hmac-file-server check --config FILE``."""
+    return value or (context.obj if isinstance(context.obj, str) else DEFAULT_CONFIG)
+
+
+def with_config(command: _Command) -> _Command:
+    """Give a command ``--config``, whose path it gets as ``config``."""
+    return click.option(
+        "-c",
+        "--config",
+        metavar="FILE",
+        type=click.Path(),
+        callback=_config_or_groups,
+        help=f"Configuration file.  [default: {DEFAULT_CONFIG}]",
+    )(command)
+
+
+def with_host(command: _Command) -> _Command:
+    """Give a command ``--host``, which it gets as ``host`` for :func:`chosen_host`."""
+    return click.option(
+        "--host", metavar="NAME", help="Which of several [[Host]] tables, by its Name or its UploadSubDir."
+    )(command)
+
+
+def with_json(command: _Command) -> _Command:
+    """Give a command ``--json``, which it gets as ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)
+
+
+def loaded(path: str) -> Config:
+    """The configuration; where it is none, one line says why, and the command ends."""
+    try:
+        return load(path)
+    except ConfigError as error:
+        fail(error)
+
+
+def chosen_host(config: Config, name: str | None) -> Host:
+    """The host that was asked for; without a name the only one.
+
+    :raises click.UsageError: if nobody can tell which.
+    """
+    if name is None and len(config.hosts) == 1:
+        return config.hosts[0]
+    for host in config.hosts:
+        if name is not None and name in (host.name, host.upload_sub_dir, f"{host.upload_sub_dir}/"):
+            return host
+    names = ", ".join(host.name for host in config.hosts)
+    raise click.UsageError(
+        f"no host is called {name!r}: --host takes one of {names}" if name else f"--host: say which of {names}"
+    )
+
+
+def print_json(value: object) -> None:
+    """Print what a program reads."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
