@@ -264,6 +264,16 @@ def test_giving_way(setting: Setting, two: list[tuple[Upload, Client, list[Any]]
     assert len(outcome) == (0 if gone else 1)
 
 
+def test_giving_way_at_once(setting: Setting, two: list[tuple[Upload, Client, list[Any]]]) -> None:
+    """An upload that waits for room ends as soon as an older one needs some, not at its next try."""
+    (older, _, of_older), (younger, _, of_younger) = two
+    until_it_waits(setting, younger)
+    assert of_younger == []
+    until_it_waits(setting, older)
+    assert len(of_younger) == 1
+    assert of_older == []
+
+
 def test_twins_keep_what_stays_free(setting: Setting) -> None:
     """Of several uploads of one slot also those that claim nothing write only where there is room."""
     setting.room.found(Space(1 << 40), ())

@@ -8,6 +8,7 @@ from hmac_file_server import __version__
 from hmac_file_server.command.check import check
 from hmac_file_server.command.options import DEFAULT_CONFIG
 from hmac_file_server.command.run import run, run_daemon
+from hmac_file_server.command.sign import sign
 
 _EPILOG = """\b
 Examples:
@@ -37,5 +38,5 @@ def main(context: click.Context, config: str | None) -> None:
         run_daemon(config or DEFAULT_CONFIG)
 
 
-for _command in (run, check):
+for _command in (run, check, sign):
     main.add_command(_command)

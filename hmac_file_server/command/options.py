@@ -11,6 +11,7 @@ import click
 from hmac_file_server.config import Config, load
 from hmac_file_server.settings.hosts import Host
 from hmac_file_server.settings.problems import ConfigError, fail
+from hmac_file_server.slots.issue import PROTOCOLS
 
 DEFAULT_CONFIG = "./config.toml"
 
@@ -38,6 +39,27 @@ def with_host(command: _Command) -> _Command:
     """Give a command ``--host``, which it gets as ``host`` for :func:`chosen_host`."""
     return click.option(
         "--host", metavar="NAME", help="Which of several [[Host]] tables, by its Name or its UploadSubDir."
+    )(command)
+
+
+def with_protocol(command: _Command) -> _Command:
+    """Give a command ``--protocol``, one of :data:`PROTOCOLS`."""
+    return click.option(
+        "--protocol",
+        type=click.Choice(PROTOCOLS),
+        default=PROTOCOLS[0],
+        show_default=True,
+        help="v and v2 of Prosody's mod_http_upload_external and ejabberd, Metronome's token, or the JWT of Prosody's"
+        " mod_http_file_share.",
+    )(command)
+
+
+def with_url(command: _Command) -> _Command:
+    """Give a command ``--url``."""
+    return click.option(
+        "--url",
+        metavar="BASE",
+        help="Public URL of the upload prefix, as https://upload.example.org/upload/.  [default: the daemon's own]",
     )(command)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import time
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
@@ -152,13 +151,14 @@ class Uploads:
             return False
         return True
 
-    def gives_way(self, upload: Upload) -> bool:
-        """Whether an upload that waits for room ends, for the sake of one that began before and waits, too.
+    def make_way(self) -> None:
+        """Of several uploads that wait for room let the one that began last wait no more.
 
-        If none did, all would wait until they all end.
+        If none did so, all would wait until they all end.
         """
-        older = itertools.takewhile(lambda other: other is not upload, self.active)
-        return any(other.waits_for_room for other in older)
+        waiting = [upload for upload in self.active if upload.waits_for_room]
+        if len(waiting) > 1:
+            waiting[-1].wait_no_more()
 
     def lacks_room(self, reason: str) -> OSError:
         """What an upload fails with, if not tried again, that has met :exc:`NoRoom`."""
@@ -452,8 +452,7 @@ class Upload:
                 draft.claimed = goal
         except NoRoom as error:
             self._is_short = True
-            if self._uploads.gives_way(self):
-                self._loop.stop()
+            self._uploads.make_way()
             raise self._uploads.lacks_room(str(error)) from None
         self._is_short = False
 
@@ -461,6 +460,10 @@ class Upload:
     def waits_for_room(self) -> bool:
         """Whether it goes on as soon as there is room again."""
         return self._is_short and not self._has_ended
+
+    def wait_no_more(self) -> None:
+        """Fail, if there is no room at once."""
+        self._loop.stop()
 
     def _run(self, step: Callable[[], Deferred[None]], then: Callable[[], None] = lambda: None) -> None:
         self._running = True

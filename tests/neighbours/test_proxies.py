@@ -172,11 +172,13 @@ def kept(daemon: Daemon) -> set[str]:
 
 
 def arrived(daemon: Daemon) -> int:
-    """Bytes in the files of the store that the daemon has open."""
+    """Bytes in the files of the store that the daemon has open, but for its memory of removed slots."""
     total = 0
     for entry in Path(f"/proc/{daemon.pid}/fd").iterdir():
         try:
-            if os.readlink(entry).startswith(str(daemon.store)) and stat.S_ISREG((status := entry.stat()).st_mode):
+            path, status = os.readlink(entry), entry.stat()
+            is_ours = path.startswith(str(daemon.store)) and not path.endswith(".removed")
+            if is_ours and stat.S_ISREG(status.st_mode):
                 total += status.st_size
         except FileNotFoundError:
             continue

@@ -1,0 +1,158 @@
+"""``sign``: a slot as the XMPP server would give it to its client."""
+
+from __future__ import annotations
+
+import os
+import shlex
+
+import attrs
+import click
+
+from hmac_file_server import media_types
+from hmac_file_server.address import Listen
+from hmac_file_server.command.options import (
+    chosen_host,
+    loaded,
+    print_json,
+    with_config,
+    with_host,
+    with_json,
+    with_protocol,
+    with_url,
+)
+from hmac_file_server.settings.hosts import Host
+from hmac_file_server.settings.values import size as parse_size
+from hmac_file_server.slots.issue import Issued, issue
+from hmac_file_server.slots.path import BadPath, SlotPath, slot_path
+
+LARGEST = 1 << 62
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3
+    """A number of bytes, in the forms that the configuration takes."""
+
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return parse_size(0, LARGEST)(
+                value if isinstance(value, int) or not str(value).isdigit() else int(str(value))
+            )
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@attrs.frozen
+class Base:
+    """Where slots are.
+
+    :param url: of the upload prefix, with a slash at its end.
+    :param socket: of the daemon, where only a Unix socket leads to it.
+    """
+
+    url: str
+    socket: str = ""
+
+
+@click.command()
+@click.argument("path")
+@click.option("--size", type=Size(), required=True, help='Length of the file in bytes, as a number or as "1MiB".')
+@click.option("--type", "media_type", metavar="TYPE", help="Media type of the file.  [default: by its name]")
+@with_protocol
+@with_url
+@with_config
+@with_host
+@with_json
+def sign(
+    path: str,
+    size: int,
+    media_type: str | None,
+    protocol: str,
+    url: str | None,
+    config: str,
+    host: str | None,
+    as_json: bool,
+) -> None:
+    """Sign a slot for PATH, as the XMPP server would.
+
+    PATH is what follows the upload prefix in the URL, not percent-encoded, as "3f2b/photo.jpg". Prints the URLs, the
+    headers that the PUT must have, and a curl line that uploads: the file itself if it is in the current folder with
+    this size, else as many zeros.
+
+    Whoever has the PUT's URL and headers can upload this file, once.
+    """
+    settings = loaded(config)
+    chosen = chosen_host(settings, host)
+    base = base_of(settings.listen, chosen, url)
+    slot = issued(chosen, checked_path(path), size, media_type or type_of(path), protocol)
+    put, get = f"{base.url}{slot.path}{slot.query}", f"{base.url}{slot.path}"
+    line = curl_line(put, slot, os.path.basename(path), size, base.socket)
+    if as_json:
+        print_json({"put": put, "get": get, "headers": dict(slot.headers), "curl": line})
+        return
+    click.echo(f"PUT {put}")
+    for name, value in slot.headers.items():
+        click.echo(f"    {name}: {value}")
+    click.echo(f"GET {get}\n\n{line}")
+
+
+def base_of(listen: Listen, host: Host, url: str | None) -> Base:
+    """Where a host's slots are.
+
+    :param url: that the user gives, else the daemon's own address is taken.
+    :raises click.UsageError: if there is none that a URL could have.
+    """
+    if url is not None:
+        return Base(url if url.endswith("/") else url + "/")
+    prefix = f"/{host.upload_sub_dir}/" if host.upload_sub_dir else "/"
+    if listen.unix is not None:
+        return Base(f"http://localhost{prefix}", listen.unix.path)
+    if not listen.authority or listen.is_proxied:
+        raise click.UsageError(f"ListenPort = {listen.given} has no URL of its own: give --url")
+    return Base(f"http://{listen.authority}{prefix}")
+
+
+def checked_path(path: str) -> SlotPath:
+    """The path of a slot.
+
+    :raises click.BadParameter: if it can not be one.
+    """
+    try:
+        return slot_path([os.fsencode(segment) for segment in path.split("/")])
+    except BadPath as error:
+        raise click.BadParameter(f"{error}; write it as 3f2b/photo.jpg", param_hint="PATH") from None
+
+
+def type_of(path: str) -> str:
+    """The type that a client would name."""
+    return media_types.of_name(os.path.basename(path)).decode("ascii")
+
+
+def issued(host: Host, path: SlotPath, size: int, media_type: str, protocol: str) -> Issued:
+    """A slot of a host, signed with its newest secret.
+
+    :raises click.UsageError: if the protocol has no such path.
+    """
+    try:
+        return issue(protocol, host.secrets[0], path, size, media_type)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def curl_line(url: str, slot: Issued, name: str, size: int, socket: str) -> str:
+    """A line for a shell that uploads."""
+    options = ["--globoff"]
+    if socket:
+        options += ["--unix-socket", shlex.quote(socket)]
+    for header, value in slot.headers.items():
+        options += ["--header", shlex.quote(f"{header}: {value}")]
+    if _is_here(name, size):
+        return f"curl {' '.join(options)} --upload-file {shlex.quote(f'./{name}')} {shlex.quote(url)}"
+    return f"head -c {size} /dev/zero | curl {' '.join(options)} --request PUT --data-binary @- {shlex.quote(url)}"
+
+
+def _is_here(name: str, size: int) -> bool:
+    try:
+        return os.path.isfile(name) and os.path.getsize(name) == size
+    except OSError:
+        return False
