@@ -157,6 +157,9 @@ _BY_EXTENSION = {
 }
 """Our own table, because the one of the ``mimetypes`` module changes with the machine."""
 
+KNOWN = sorted(set(_BY_EXTENSION.values()))
+"""All types that a file's name can tell."""
+
 
 def parse(value: bytes) -> bytes:
     """A Content-Type in the one form that everybody reads alike.

@@ -11,11 +11,28 @@ import click
 from hmac_file_server.config import Config, load
 from hmac_file_server.settings.hosts import Host
 from hmac_file_server.settings.problems import ConfigError, fail
+from hmac_file_server.settings.values import size as parse_size
 from hmac_file_server.slots.issue import PROTOCOLS
 
 DEFAULT_CONFIG = "./config.toml"
 
+_LARGEST = 1 << 62
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3
+    """A number of bytes, in the forms that the configuration takes."""
+
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return parse_size(0, _LARGEST)(
+                value if isinstance(value, int) or not str(value).isdigit() else int(str(value))
+            )
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 def _config_or_groups(context: click.Context, _: click.Parameter, value: str | None) -> str:

@@ -11,6 +11,7 @@ import click
 from hmac_file_server import media_types
 from hmac_file_server.address import Listen
 from hmac_file_server.command.options import (
+    Size,
     chosen_host,
     loaded,
     print_json,
@@ -21,25 +22,8 @@ from hmac_file_server.command.options import (
     with_url,
 )
 from hmac_file_server.settings.hosts import Host
-from hmac_file_server.settings.values import size as parse_size
 from hmac_file_server.slots.issue import Issued, issue
 from hmac_file_server.slots.path import BadPath, SlotPath, slot_path
-
-LARGEST = 1 << 62
-
-
-class Size(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3
-    """A number of bytes, in the forms that the configuration takes."""
-
-    name = "size"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            return parse_size(0, LARGEST)(
-                value if isinstance(value, int) or not str(value).isdigit() else int(str(value))
-            )
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 @attrs.frozen

@@ -14,7 +14,7 @@ from hmac_file_server.files.serving import Serving
 from hmac_file_server.files.upload import Upload, Uploads
 from hmac_file_server.log import printable
 from hmac_file_server.slots.bearer import BadToken
-from hmac_file_server.slots.mistakes import Asked, likely_mistake
+from hmac_file_server.slots.mistakes import Asked, clues, likely_mistake
 from hmac_file_server.slots.path import BadPath, slot_path
 from hmac_file_server.slots.removal import Removal
 from hmac_file_server.slots.secret import COMMAND
@@ -107,18 +107,17 @@ class Files(Node):
 
     def _detail(self, reason: str, request: Request, size: int) -> Callable[[], str]:
         # What leads here is the prefix.
-        mistake = self.mistake(request, size, b"/".join(request.prepath or ()).decode("utf-8"))
-        return lambda: "; ".join(filter(None, (reason, mistake())))
+        prefix, upload = b"/".join(request.prepath or ()).decode("utf-8"), asked(request, size)
+        return lambda: f"{'; '.join(filter(None, (reason, self.mistake(upload, prefix))))} ({clues(upload)})"
 
-    def mistake(self, request: Request, size: int, prefix: str) -> Callable[[], str]:
+    def mistake(self, upload: Asked, prefix: str) -> str:
         """What an operator most likely did who has such an upload refused; empty if nobody can tell.
 
-        :param size: of the file in bytes.
+        It costs more than the refusal, and is for the log only.
+
         :param prefix: ``UploadSubDir``, without slashes around it.
-        :returns: what guesses: that costs more than the refusal, and is for the log only.
         """
-        asked = Asked(request.path, _presented(request), size)
-        return lambda: likely_mistake(asked, prefix, self._verifier)
+        return likely_mistake(upload, prefix, self._verifier)
 
     def render_PUT(self, request: Request) -> int:
         """Answer when the file is public and safe."""
@@ -168,6 +167,14 @@ class Files(Node):
         return NOT_DONE_YET
 
     render_HEAD = render_GET
+
+
+def asked(request: Request, size: int) -> Asked:
+    """What is looked at to find out why an upload is refused.
+
+    :param size: of the file in bytes.
+    """
+    return Asked(request.path, _presented(request), size)
 
 
 def _presented(request: Request) -> Presented:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import attrs
 
 from hmac_file_server.files.errors import nothing_here
 from hmac_file_server.files.node import Node
-from hmac_file_server.files.resource import Files
-from hmac_file_server.slots.mistakes import where_uploads_go
+from hmac_file_server.files.resource import Files, asked
+from hmac_file_server.slots.mistakes import Asked, clues, where_uploads_go
 from hmac_file_server.web.body import IBodyConsumer
 from hmac_file_server.web.request import Request
 
@@ -82,13 +82,14 @@ class Outside(Node):
         self._places = places
 
     def accept_body(self, request: Request, length: int | None) -> IBodyConsumer:
-        error, mistakes = nothing_here(), list[Callable[[], str]]()
-        if request.method == b"PUT":
-            mistakes = [place.files.mistake(request, length or 0, place.prefix) for place in self._places]
-        raise attrs.evolve(error, detail=lambda: f"{error}; {self._guess(mistakes)}")
+        error = nothing_here()
+        if request.method != b"PUT":
+            raise attrs.evolve(error, detail=f"{error}; {where_uploads_go(self._prefixes)}")
+        upload = asked(request, length or 0)
+        raise attrs.evolve(error, detail=lambda: f"{error}; {self._guess(upload)} ({clues(upload)})")
 
-    def _guess(self, mistakes: list[Callable[[], str]]) -> str:
-        guesses = (mistake() for mistake in mistakes)
+    def _guess(self, upload: Asked) -> str:
+        guesses = (place.files.mistake(upload, place.prefix) for place in self._places)
         return next(filter(None, guesses), "") or where_uploads_go(self._prefixes)
 
     @property

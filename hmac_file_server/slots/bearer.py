@@ -67,6 +67,16 @@ def presented(authorization: Sequence[bytes]) -> bytes | None:
     return token
 
 
+def claimed_size(token: bytes) -> int | None:
+    """The length in bytes that a token, which nobody has checked, is for; None if it says none."""
+    try:
+        claims = _object(jwt.utils.base64url_decode, token.partition(b".")[2].partition(b".")[0], "payload")
+    except BadToken:
+        return None
+    size = claims.get("filesize")
+    return size if isinstance(size, int) else None
+
+
 @attrs.frozen
 class TokenVerifier:
     """Checks bearer tokens against one or more secrets; more while one replaces another.

@@ -1,26 +1,39 @@
-"""Mistakes in setting up: what was most likely done wrong when an upload is refused, for the operator's log."""
+"""Mistakes in setting up: what was most likely done wrong when an upload is refused.
+
+The operator's log is told of those that cost a few hashes to find, ``hmac-file-server explain`` of all.
+"""
 
 from __future__ import annotations
 
-import functools
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import unquote_to_bytes
 
 import attrs
 
+from hmac_file_server.log import from_wire
 from hmac_file_server.slots.bearer import BadToken, presented
+from hmac_file_server.slots.guesses import (
+    BASE_URL,
+    Guess,
+    below,
+    other_forms,
+    other_paths,
+    other_secrets,
+    other_types,
+    respelled_secrets,
+)
 from hmac_file_server.slots.path import SlotPath
-from hmac_file_server.slots.secret import EXAMPLE_SECRET, PLACEHOLDER
-from hmac_file_server.slots.signature import PARAMETERS, BadSignature, strongest
+from hmac_file_server.slots.signature import PARAMETERS, BadSignature, candidate_types, sign, strongest
 from hmac_file_server.slots.verifier import Presented, Verifier
 
-_DEEPEST_PREFIX = 8
 _LONGEST_PATH = 1024
 _SHOWN = 100
+SHOWN_DIGITS = 8
+"""Of a signature's hex digits."""
 _EJABBERD = re.compile(rb"/[0-9a-f]{40}/[0-9A-Za-z]{40}/[^/]+\Z")
 
-_BASE_URL = "http_upload_external_base_url (or http_file_share_base_url; in ejabberd: put_url)"
 _UNSIGNED = (
     "Prosody signs with mod_http_upload_external, or with mod_http_file_share and http_file_share_secret, but not with"
     " mod_http_upload; ejabberd with external_secret in mod_http_upload"
@@ -41,10 +54,81 @@ class Asked:
     size: int
 
 
+_FORMS = {
+    "v": lambda path, size, kind: b"%b %d" % (path, size),
+    "v2": lambda path, size, kind: b"%b\0%d\0%b" % (path, size, kind),
+    "path alone": lambda path, size, kind: path,
+}
+"""What is signed."""
+
+
+@attrs.frozen
+class Signature:
+    """A signature, or the beginning of one.
+
+    :param name: of the query parameter.
+    :param digits: in small letters.
+    """
+
+    name: str
+    digits: str = attrs.field(repr=False)
+    what: str = attrs.field(default="signature", init=False)
+
+    @property
+    def form(self) -> str:
+        return "v" if self.name == "v" else "v2"
+
+    def fits(self, guess: Guess) -> bool:
+        if guess.path is None:
+            return False
+        form = _FORMS[guess.form]
+        messages = {form(guess.path, guess.size, kind) for kind in guess.types}
+        return any(sign(secret, message).startswith(self.digits) for secret in guess.secrets for message in messages)
+
+
+@attrs.frozen
+class Token:
+    """A bearer token. It names the size and the type itself."""
+
+    shown: Presented
+    what: str = attrs.field(default="token", init=False)
+    form: str = attrs.field(default="v", init=False)
+
+    def fits(self, guess: Guess) -> bool:
+        if guess.path is None or not guess.secrets or guess.form != self.form:
+            return False
+        return Verifier(guess.secrets).holds(self.shown, SlotPath((guess.path,)), guess.size)
+
+
+Proof = Signature | Token
+"""What is shown for a right, of which something is wrong."""
+
+
+def proof_of(shown: Presented) -> Proof | None:
+    """What a request shows; None if that is nothing.
+
+    :raises BadSignature: if it is no signature.
+    :raises BadToken: if it is no token.
+    """
+    if presented(shown.authorization) is not None:
+        return Token(shown)
+    if not any(name in shown.parameters for name in PARAMETERS):
+        return None
+    name, digest = strongest(shown.parameters)
+    return Signature(name.decode("ascii"), digest.hex())
+
+
+def why_unsigned(asked: Asked) -> str:
+    """What to do about an upload that shows nothing."""
+    if _EJABBERD.search(asked.path):
+        return "by its path it is ejabberd's: set external_secret in mod_http_upload to the daemon's Secret"
+    return f"{_UNSIGNED}; or a proxy cuts the query off, or Authorization"
+
+
 def likely_mistake(asked: Asked, prefix: str, verifier: Verifier) -> str:
     """What to change so that such an upload is taken; empty if nobody can tell.
 
-    Only a well-formed signature costs more than a look: some twenty hashes. Nobody guesses at a path that is longer
+    Only a well-formed signature costs more than a look: some thirty hashes. Nobody guesses at a path that is longer
     than those of slots.
 
     :param prefix: ``UploadSubDir``, without slashes around it.
@@ -52,27 +136,25 @@ def likely_mistake(asked: Asked, prefix: str, verifier: Verifier) -> str:
     if len(asked.path) > _LONGEST_PATH:
         return ""
     try:
-        digest = b""
-        what = "token" if presented(asked.shown.authorization) is not None else "signature"
-        if what == "signature":
-            if not any(name in asked.shown.parameters for name in PARAMETERS):
-                return _why_unsigned(asked)
-            _, digest = strongest(asked.shown.parameters)
+        proof = proof_of(asked.shown)
     except (BadSignature, BadToken):
         return ""
-    segments = [unquote_to_bytes(segment) for segment in asked.path.split(b"/")[1:]]
-    inside = _inside(segments, prefix)
-    for path, words in _other_paths(asked.path, segments, prefix):
-        if _holds(verifier, asked, path):
-            return f"the {what} holds {words}"
-    if inside is None:
-        return ""
-    if digest and verifier.signatures.signed(digest, inside):
-        return (
-            "the signature holds for the path alone, as hmac-file-server 3.x has it: path and size must be signed, as"
-            " mod_http_upload_external and ejabberd do"
-        )
-    return _other_secret(verifier, asked, inside, what)
+    if proof is None:
+        return why_unsigned(asked)
+    return Case(asked, proof, prefix, verifier.signatures.secrets).mistake()
+
+
+def clues(asked: Asked) -> str:
+    """What the log keeps for ``hmac-file-server explain``; of a signature the beginning, which opens nothing."""
+    kind = asked.shown.content_type
+    found = [f"size={asked.size}", "type=-" if kind is None else f'type="{from_wire(kind[:_SHOWN])}"']
+    try:
+        proof = proof_of(asked.shown)
+    except (BadSignature, BadToken):
+        proof = None
+    if isinstance(proof, Signature):
+        found.append(f"{proof.name}={proof.digits[:SHOWN_DIGITS]}")
+    return " ".join(found)
 
 
 def where_uploads_go(prefixes: str) -> str:
@@ -81,88 +163,75 @@ def where_uploads_go(prefixes: str) -> str:
     :param prefixes: in quotes.
     """
     return (
-        f"uploads go below {prefixes} (UploadSubDir): {_BASE_URL} must end so, and a proxy must pass the path on"
+        f"uploads go below {prefixes} (UploadSubDir): {BASE_URL} must end so, and a proxy must pass the path on"
         " as it is (nginx: proxy_pass without a path)"
     )
 
 
-def _why_unsigned(asked: Asked) -> str:
-    if _EJABBERD.search(asked.path):
-        return "by its path it is ejabberd's: set external_secret in mod_http_upload to the daemon's Secret"
-    return f"{_UNSIGNED}; or a proxy cuts the query off, or Authorization"
+@attrs.frozen
+class Case:
+    """One refused upload, and what is tried to find out why.
 
+    :param prefix: ``UploadSubDir``, without slashes around it.
+    :param secrets: of the host that it came to.
+    :param elsewhere: secrets of other hosts, by their names.
+    """
 
-def _inside(segments: list[bytes], prefix: str) -> bytes | None:
-    """The path below the prefix, None if it is elsewhere."""
-    parts = prefix.encode("utf-8").split(b"/") if prefix else []
-    return b"/".join(segments[len(parts) :]) if segments[: len(parts)] == parts else None
+    asked: Asked
+    proof: Proof
+    prefix: str
+    secrets: Sequence[bytes] = attrs.field(repr=False)
+    elsewhere: Mapping[str, Sequence[bytes]] = attrs.field(factory=dict, repr=False)
 
+    @property
+    def as_asked(self) -> Guess:
+        """What should have been signed."""
+        segments = [unquote_to_bytes(segment) for segment in self.asked.path.split(b"/")[1:]]
+        path = below(segments, self.prefix)
+        name = segments[-1].decode("utf-8", "replace") if segments else ""
+        types = list(candidate_types(self.asked.shown.content_type, name))
+        return Guess(self.secrets, path, self.asked.size, types, self.proof.form)
 
-def _other_paths(raw: bytes, segments: list[bytes], prefix: str) -> Iterator[tuple[bytes, str]]:
-    """Paths that may have been signed, each with what is wrong then."""
-    parts = prefix.encode("utf-8").split(b"/") if prefix else []
-    named = [segment for segment in segments if segment]
-    last = len(parts) - 1
-    glued = named[last] if parts and named[:last] == parts[:-1] and len(named) > last else b""
-    if glued and glued.startswith(parts[-1]) and glued != parts[-1]:
-        words = f'for what follows "/{prefix}", where a slash is missing: {_BASE_URL} must end in "/{prefix}/"'
-        yield b"/".join([glued.removeprefix(parts[-1]), *named[last + 1 :]]), words
-    first = len(parts) if named[: len(parts)] == parts else 0
-    for count in range(first, min(len(named), first + _DEEPEST_PREFIX)):
-        yield b"/".join(named[count:]), _words(named[:count], parts, prefix, len(named) < len(segments))
-    inside = _inside(segments, prefix)
-    if inside is None:
-        return
-    if prefix:
-        whole = b"/".join(segments)
-        words = f'for the path with "/{prefix}/", as hmac-file-server 3.x has it: only what follows must be signed'
-        yield from ((whole, words), (b"/" + whole, words))
-    yield b"/" + inside, "for the path with a slash before it: it must be signed without"
-    if b"%" in raw:
-        encoded = _inside(raw.split(b"/")[1:], prefix)
-        if encoded is not None:
-            yield encoded, "for the percent-encoded path: it must be signed decoded"
-    if b"%" in inside:
-        again = "for the path decoded once more: a proxy has encoded it again (nginx: proxy_pass without a path)"
-        yield unquote_to_bytes(inside), again
+    def holds(self) -> bool:
+        """Whether nothing is wrong."""
+        return self.proof.fits(self.as_asked)
 
+    def mistake(self) -> str:
+        """One mistake that explains it, among those that cost little to try; empty if none does."""
+        right, what = self.as_asked, self.proof.what
+        segments = [unquote_to_bytes(segment) for segment in self.asked.path.split(b"/")[1:]]
+        for path, words in other_paths(self.asked.path, segments, self.prefix):
+            if self.proof.fits(attrs.evolve(right, path=path)):
+                return f"the {what} {words}"
+        for form, size, words in other_forms(right):
+            if self.proof.fits(attrs.evolve(right, form=form, size=size)):
+                return f"the {what} {words}"
+        for secrets, words in other_secrets(self.secrets):
+            if self.proof.fits(attrs.evolve(right, secrets=secrets)):
+                return f"the {what} {words}"
+        return ""
 
-def _words(before: list[bytes], parts: list[bytes], prefix: str, has_empty: bool) -> str:
-    if before == parts and has_empty:
-        return f"without a doubled slash: {_BASE_URL}, or a proxy's proxy_pass, has one slash too many"
-    if not before:
-        return (
-            f'for the whole path, without "/{prefix}/" before it: a proxy cuts that off (in nginx write proxy_pass'
-            f' without a path), or {_BASE_URL} lacks it; or set UploadSubDir = ""'
-        )
-    shown = b"/".join(before).decode("utf-8", "backslashreplace")[:_SHOWN]
-    if parts and before == parts + parts:
-        return f'after "/{shown}/": "/{prefix}/" is there twice, by {_BASE_URL} or by a path in nginx\'s proxy_pass'
-    host = "; in ejabberd's put_url there must be no @HOST@" if parts and before[:-1] == parts else ""
-    ending = f'{_BASE_URL} must end in "/{prefix}/"' if prefix else f"{_BASE_URL} must end after the host"
-    return f'after "/{shown}/": set UploadSubDir = "{shown}/", or {ending}{host}'
+    def mistakes(self) -> str:
+        """One mistake that explains it, or two together, among all that are known; empty if none do."""
+        right, what = self.as_asked, self.proof.what
+        segments = [unquote_to_bytes(segment) for segment in self.asked.path.split(b"/")[1:]]
+        asked = self.asked
+        every: list[list[tuple[dict[str, object], str]]] = [
+            [({"path": path}, words) for path, words in other_paths(asked.path, segments, self.prefix)],
+            [({"form": form, "size": size}, words) for form, size, words in other_forms(right)],
+            [({"secrets": secrets}, words) for secrets, words in self._all_secrets()],
+            [({"types": [kind]}, words) for kind, words in other_types(right, asked.shown.content_type)],
+        ]
+        for kinds in itertools.chain(((kind,) for kind in every), itertools.combinations(every, 2)):
+            for changes in itertools.product(*kinds):
+                changed = {name: value for change, _ in changes for name, value in change.items()}
+                if self.proof.fits(attrs.evolve(right, **changed)):  # type: ignore[arg-type]
+                    return f"the {what} " + "; and it ".join(words for _, words in changes)
+        return ""
 
-
-def _other_secret(verifier: Verifier, asked: Asked, path: bytes, what: str) -> str:
-    if _holds(_PUBLIC, asked, path):
-        return f"the {what} was made with an example's secret: give the XMPP server the daemon's Secret"
-    trimmed, with_newline = _misread(tuple(verifier.signatures.secrets))
-    if _holds(trimmed, asked, path):
-        return f"the {what} holds for Secret without the white space around it: cut that off"
-    if _holds(with_newline, asked, path):
-        return f"the {what} holds for Secret with a newline after it: cut that off in the XMPP server's secret"
-    return ""
-
-
-@functools.lru_cache(maxsize=1)
-def _misread(secrets: tuple[bytes, ...]) -> tuple[Verifier, Verifier]:
-    """Who checks by the secrets as they are without the white space around them, and with a newline after them."""
-    trimmed = [secret.strip() for secret in secrets]
-    return Verifier(list(filter(None, trimmed))), Verifier([secret + b"\n" for secret in secrets])
-
-
-_PUBLIC = Verifier([EXAMPLE_SECRET, PLACEHOLDER, b"change-me"])
-
-
-def _holds(verifier: Verifier, asked: Asked, path: bytes) -> bool:
-    return verifier.holds(asked.shown, SlotPath((path,)), asked.size)
+    def _all_secrets(self) -> Iterator[tuple[Sequence[bytes], str]]:
+        for name, secrets in self.elsewhere.items():
+            words = f"holds with the secret of the host {name}: {BASE_URL} of that host must have its own UploadSubDir"
+            yield secrets, words
+        yield from other_secrets(self.secrets)
+        yield from respelled_secrets(self.secrets)
