@@ -8,6 +8,7 @@ from hmac_file_server import __version__
 from hmac_file_server.command.check import check
 from hmac_file_server.command.explain import explain
 from hmac_file_server.command.options import DEFAULT_CONFIG
+from hmac_file_server.command.put import put
 from hmac_file_server.command.run import run, run_daemon
 from hmac_file_server.command.sign import sign
 
@@ -39,5 +40,5 @@ def main(context: click.Context, config: str | None) -> None:
         run_daemon(config or DEFAULT_CONFIG)
 
 
-for _command in (run, check, sign, explain):
+for _command in (run, check, sign, put, explain):
     main.add_command(_command)
