@@ -300,12 +300,22 @@ def test_torn_records(internal: Theirs) -> None:
     internal.write_list('item({["key"]=os.exit()});\nitem({["key"]="k"});\n  \nitem(7);\nos.execute("x")\n')
     internal.put("three", "c", b"z")
     internal.write_list(record[:60])
+    internal.put("four", "d", b"w")
+    internal.write_list(" " * 50)
+    internal.put("five", "e", b"v")
+    internal.write_list(record[:60])
     (internal.bins / "cut.bin").write_bytes(b"z")
     report = internal.json("prosody")
-    assert internal.stored() == {"one/a": b"x", "two/b": b"y", "three/c": b"z"}
+    assert internal.stored() == {
+        "one/a": b"x",
+        "two/b": b"y",
+        "three/c": b"z",
+        "four/d": b"w",
+        "five/e": b"v",
+    }
     reasons = [one["reason"] for one in report["not_taken_over"]]
-    assert len(reasons) == 6
-    assert sum(reason.startswith("the record ") for reason in reasons) == 4
+    assert len(reasons) == 7
+    assert sum(reason.startswith("the record ") for reason in reasons) == 5
 
 
 def test_torn_rows(tmp_path: Path) -> None:
@@ -617,13 +627,14 @@ def test_root_gives_all_to_the_owner_of_the_store(internal: Theirs) -> None:
     os.chown(internal.store, DAEMON, DAEMON + 1)
     for path in [internal.bins, *internal.bins.iterdir()]:
         os.chown(path, OWNER, OWNER)
+    (internal.bins / "one.bin").chmod(0o640)
     before = picture(internal.source)
     report = internal.json("prosody")
     assert (report["imported"], report["linked"]) == (1, 0)
     for name in ("one", "one/a", ".hmac-file-server"):
         there = (internal.store / name).stat()
         assert (there.st_uid, there.st_gid) == (DAEMON, DAEMON + 1), name
-    assert stat.S_IMODE((internal.store / "one/a").stat().st_mode) & 0o600 == 0o600
+    assert stat.S_IMODE((internal.store / "one/a").stat().st_mode) == 0o640
     assert picture(internal.source) == before
     assert internal.json("prosody")["already_there"] == 1
 

@@ -20,7 +20,7 @@ _ESCAPED = {
     b"\\": b"\\", b'"': b'"', b"'": b"'",
 }  # fmt: skip
 _WORDS = {b"true": True, b"false": False, b"nil": None}
-_NEXT = re.compile(rb"^item\(", re.MULTILINE)
+_NEXT = re.compile(rb"^item\(|item\(\{\n", re.MULTILINE)
 
 
 class NotData(ValueError):
@@ -40,7 +40,7 @@ class Torn:
 def records(data: bytes) -> Iterator[dict[Any, Any] | Torn]:
     """The records of a ``.list`` file of Prosody's internal storage, each of them a table in ``item(…);``.
 
-    No string has a line break in it, so behind a record that is torn the next one is found at the beginning of a line.
+    No string has a line break in it, so behind a record that is torn the next one is found by how it begins.
     """
     position = 0
     while (position := _skip(data, position)) < len(data):

@@ -170,6 +170,10 @@ class Intake:
                 fcntl.flock(copy, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _copy_bytes(file, copy)
             taken = Taken(False, _keep(copy, about))
+            # No more users may read it than could before.
+            os.fchmod(
+                copy, stat.S_IMODE(os.fstat(copy).st_mode) & (os.fstat(file).st_mode | stat.S_IRUSR | stat.S_IWUSR)
+            )
             self._give_file(copy)
             os.utime(copy, ns=(mtime_ns, mtime_ns))
             os.fsync(copy)
