@@ -21,6 +21,7 @@ from hmac_file_server.command.main import main
 from hmac_file_server.importing import lua, prosody
 from hmac_file_server.slots.path import SlotPath
 from hmac_file_server.stores.local.disk import Disk
+from tests.support import Daemon
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 UPLOADED = 1_700_000_000
@@ -267,6 +268,19 @@ def test_awkward_paths(uploads: Uploads) -> None:
     assert report["imported"] == len(AWKWARD) - 2
     found = {one["file"]: one["reason"] for one in report["not_taken_over"]}
     assert found.keys() == {".hidden/name", "slot/a\\nb", "slot/"}
+
+
+def test_old_links_work(uploads: Uploads, make_daemon: Callable[..., Daemon]) -> None:
+    """The daemon serves each file under its old path: its bytes, its type, its time."""
+    daemon = make_daemon(UploadSubDir="", MinFreeSpace=0)  # With the same folders.
+    uploads.put("slot", "ä b.txt", b"hello", "image/png")
+    uploads.json("xmpp-http-upload")
+    daemon.start()
+    answer = daemon.request("GET", "/slot/%C3%A4%20b.txt")
+    assert (answer.status, answer.body) == (200, b"hello")
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.headers["last-modified"] == "Tue, 14 Nov 2023 22:13:20 GMT"
+    assert daemon.request("GET", "/slot/%C3%A4%20b.txt.data").status == 404
 
 
 # What is not

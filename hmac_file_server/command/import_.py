@@ -64,9 +64,10 @@ def import_(
     SOURCE is Prosody's data_path, where mod_http_file_share stores its files, or the DATA_ROOT of xmpp-http-upload. It
     is never changed, and nothing in the store is replaced. A second run takes over what is new.
 
-    Run it as root, or as a user who can read SOURCE and write to StoreDir. Files that lie on StoreDir's file system
-    and belong to its owner are linked. A link is the same file by another name, so files of another user are copied,
-    who would have to give them away. Type, owner and end are kept as extended attributes: of a link, with the file.
+    Run it as root, or as a user who can read SOURCE and write to StoreDir. Root gives what it makes to StoreDir's
+    owner. Files that belong to that owner and lie on StoreDir's file system are linked. All others are copied: a link
+    is the same file by another name, and giving it away would take it from the other server. Type, owner and end are
+    kept as extended attributes, of a link with the file itself.
 
     Ends with 0 if all is in the store that has bytes and has not expired, 1 if not.
     """
