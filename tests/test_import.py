@@ -643,6 +643,9 @@ def test_root_gives_all_to_the_owner_of_the_store(internal: Theirs) -> None:
         os.chown(path, OWNER, OWNER)
     (internal.bins / "one.bin").chmod(0o640)
     before = picture(internal.source)
+    (internal.store / ".hmac-file-server").mkdir(0o700)
+    internal.json("prosody", "--dry-run")
+    assert (internal.store / ".hmac-file-server").stat().st_uid == 0
     report = internal.json("prosody")
     assert (report["imported"], report["linked"]) == (1, 0)
     for name in ("one", "one/a", ".hmac-file-server"):
