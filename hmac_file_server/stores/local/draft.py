@@ -555,7 +555,7 @@ class Draft:
                 self._take_back(folders)
                 return False
             self._check_condition(os.fstat(there))
-            if not _same_bytes(self._file, there, self._size):
+            if not same_bytes(self._file, there, self._size):
                 raise SlotTaken
             # EAGAIN, and so a later try, while the upload that made it has still to flush its folders.
             _lock(there, fcntl.LOCK_SH)
@@ -704,7 +704,11 @@ def _lock(file: int, how: int) -> None:
         pass  # A file system without locks: two uploads of one slot at once are then less well ordered.
 
 
-def _same_bytes(ours: int, theirs: int, size: int) -> bool:
+def same_bytes(ours: int, theirs: int, size: int) -> bool:
+    """Whether another file is a plain one with the same bytes.
+
+    :param size: of ours, in bytes.
+    """
     there = os.fstat(theirs)
     if there.st_size != size or not stat.S_ISREG(there.st_mode):
         return False

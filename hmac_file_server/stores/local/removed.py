@@ -137,7 +137,7 @@ class Removed:
 
     def _read_new(self) -> None:
         try:
-            there = os.stat(FOLDER, dir_fd=self._folder)
+            there = os.stat(FOLDER, dir_fd=self._folder, follow_symlinks=False)
         except FileNotFoundError:
             return
         seen = there.st_ino, there.st_mtime_ns
@@ -154,12 +154,17 @@ class Removed:
                 self._seen = None
 
     def _find_files(self) -> None:
-        names = {name for name in _names(self._folder) if name.endswith(_SUFFIX)}
-        for name in self._files.keys() - names:
-            self._drop(name)
-        for name in names - self._files.keys():
-            with contextlib.suppress(FileNotFoundError):
-                self._files[name] = _File(os.open(_in_folder(name), os.O_RDONLY | _FLAGS, dir_fd=self._folder))
+        folder = _open_folder(self._folder)
+        try:
+            names = {os.fsencode(name) for name in os.listdir(folder)}
+            names = {name for name in names if name.endswith(_SUFFIX)}
+            for name in self._files.keys() - names:
+                self._drop(name)
+            for name in names - self._files.keys():
+                with contextlib.suppress(FileNotFoundError):
+                    self._files[name] = _File(os.open(name, os.O_RDONLY | os.O_NONBLOCK | _FLAGS, dir_fd=folder))
+        finally:
+            os.close(folder)
 
     def _drop(self, name: bytes) -> None:
         with contextlib.suppress(OSError):
@@ -264,7 +269,7 @@ class Removed:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _write_in_place(file)
         self._own, self._end, self._reserved = file, 0, 0
-        folder = os.open(FOLDER, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._folder)
+        folder = _open_folder(self._folder)
         try:
             self._flush_folder(folder)
         finally:
@@ -354,8 +359,12 @@ def _in_folder(name: bytes) -> bytes:
     return b"%b/%b" % (FOLDER, name)
 
 
+def _open_folder(own: int) -> int:
+    return os.open(FOLDER, os.O_RDONLY | os.O_DIRECTORY | _FLAGS, dir_fd=own)
+
+
 def _names(own: int) -> list[bytes]:
-    folder = os.open(FOLDER, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=own)
+    folder = _open_folder(own)
     try:
         return [os.fsencode(name) for name in os.listdir(folder)]
     finally:

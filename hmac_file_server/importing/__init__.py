@@ -1,0 +1,1 @@
+"""Taking over the files of other servers: how they lay them out, and what becomes of each."""
