@@ -17,6 +17,7 @@ from hmac_file_server.settings.problems import BROKEN, ConfigError, NotYet, Repo
 from hmac_file_server.settings.secretfile import take_secrets
 from hmac_file_server.settings.tomlfile import read_toml
 from hmac_file_server.settings.values import key
+from hmac_file_server.settings.version3 import take_tables
 from hmac_file_server.slots.secret import EXAMPLE_SECRET, weaknesses
 from hmac_file_server.stores.faults import user
 from hmac_file_server.web.client import Network
@@ -40,14 +41,6 @@ _FOREIGN = frozenset(
 
 _ALIASES = {"metrics_enabled": "metricsenabled", "metrics_port": "metricsport"}
 """How hmac-file-server 1.0.x also wrote keys that do mean something here."""
-
-_TABLES = frozenset(
-    """
-    auth build clamav client_network_support database deduplication downloads file handoff iso logging metrics network
-    network_resilience redis security server session storage timeouts upload uploads versioning workers
-    """.split()
-)
-"""Tables of hmac-file-server 3.x."""
 
 
 @attrs.frozen
@@ -212,15 +205,11 @@ def _read(path: str) -> dict[str, Any]:
 
 def _known_keys(path: str, read: dict[str, Any], report: Report) -> tuple[dict[str, tuple[str, Any]], list[str]]:
     """The settings by their keys in lower case, with the keys as written; and warnings."""
-    given: dict[str, tuple[str, Any]] = {}
-    warnings = []
+    of_tables, warnings = take_tables(path, read)
+    given = {ours.lower(): setting for ours, setting in of_tables.items()}
     for name, value in read.items():
         lower = _ALIASES.get(name.lower(), name.lower())
-        if lower in _TABLES and isinstance(value, dict):
-            reason = "a table of hmac-file-server 3.x; here all keys stand at the top, and listen_address,"
-            reason += " storage_path and secret are ListenPort, StoreDir and Secret; etc/config.toml lists the keys"
-            report(ConfigError(f"{path}: [{name}]: {reason}"))
-        elif lower in given:
+        if lower in given:
             report(ConfigError(f"{path}: {printable(name)} is there twice, also as {given[lower][0]}; keep one"))
         elif lower in _FOREIGN:
             warnings.append(f"{path}: {name} means nothing to this server and is passed over")
@@ -234,7 +223,7 @@ def _known_keys(path: str, read: dict[str, Any], report: Report) -> tuple[dict[s
 def secret_files(config: Config) -> Iterator[str]:
     """The files that a configuration has its secrets from, itself among them if some stand in it."""
     read = _read(config.file)
-    lists = [value for value in read.values() if isinstance(value, list)]
+    lists = [value if isinstance(value, list) else [value] for value in read.values()]
     for place in (read, *(table for tables in lists for table in tables if isinstance(table, dict))):
         for name, value in place.items():
             if name.lower() == "secretfile":

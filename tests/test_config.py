@@ -585,11 +585,102 @@ def test_remedies_for_toml(path: Path, content: str, reason: str) -> None:
     assert refusal(path, content).endswith(reason)
 
 
-@pytest.mark.parametrize("table", ["server", "security", "Workers", "redis"])
-def test_tables_of_3(path: Path, table: str) -> None:
-    """The tables of hmac-file-server 3.x are named as what they are, with the keys to write instead."""
-    line = refusal(path, f'[{table}]\nlisten_address = "8080"\n')
-    assert line.startswith(f"[{table}]: a table of hmac-file-server 3.x; here all keys stand at the top")
+VERSION_3 = """
+[server]
+listen_address = "8088"
+bind_ip = "127.0.0.1"
+storage_path = "/srv/hmac/uploads"
+metrics_enabled = true
+metrics_port = "9099"
+max_upload_size = "10GB"
+min_free_bytes = "1GB"
+pid_file = "/run/x.pid"
+unixsocket = false
+
+[security]
+secret = "a-secret-of-somebody-with-3.x-4711"
+enablejwt = false
+
+[uploads]
+allowed_extensions = [".txt"]
+chunk_size = "2MB"
+resumableuploadsenabled = true
+sessiontimeout = "60m"
+maxretries = 3
+
+[timeouts]
+readtimeout = "30s"
+idletimeout = "120s"
+shutdown = "30s"
+
+[logging]
+level = "INFO"
+file = "/var/log/hmac.log"
+max_size = 100
+
+[redis]
+redisenabled = {redis}
+redisaddr = "127.0.0.1:6379"
+redisdbindex = 2
+
+[clamav]
+enabled = false
+"""
+
+
+@pytest.mark.parametrize("redis", [True, False])
+def test_tables_of_3(path: Path, redis: bool) -> None:
+    """Of the tables of hmac-file-server 3.x what means something here is taken, and the rest is named."""
+    path.write_text(VERSION_3.replace("{redis}", str(redis).lower()))
+    config = load(str(path))
+    [host] = config.hosts
+    assert host.secrets == (b"a-secret-of-somebody-with-3.x-4711",)
+    assert (host.store_dir, host.upload_sub_dir, host.max_upload_size) == ("/srv/hmac/uploads", "", 10 * 10**9)
+    assert (config.listen.bind, config.metrics_listen.authority) == (("127.0.0.1", 8088), "localhost:9099")
+    assert (config.min_free_space, config.chunk_size, config.max_retries) == (10**9, 2 * 10**6, 3)
+    assert (config.session_timeout, config.idle_timeout, config.shutdown_timeout) == (3600, 120, 30)
+    assert (config.log_level, config.log_file) == ("info", "/var/log/hmac.log")
+    assert (config.redis is not None, config.redis_db) == ((True, 2) if redis else (False, 0))
+    said = "\n".join(config.warnings)
+    for words in (
+        "[server] of hmac-file-server 3.x: pid_file: passed over",
+        "[security] of hmac-file-server 3.x: enablejwt: passed over",
+        "[uploads] of hmac-file-server 3.x: allowed_extensions: passed over",
+        "[timeouts] of hmac-file-server 3.x: readtimeout: passed over",
+        "[logging] of hmac-file-server 3.x: max_size: passed over",
+        "[clamav] of hmac-file-server 3.x: enabled: passed over",
+        'write UploadSubDir = "upload/" above all tables',
+    ):
+        assert words in said
+    assert load(str(path), config.handed_down).hosts == config.hosts
+
+
+def test_tables_of_3_beside_a_plain_key(path: Path) -> None:
+    """UploadSubDir may stand above them; a key that is in both places is named, and a secret is not shown."""
+    path.write_text('UploadSubDir = "upload/"\n' + VERSION_3.replace("{redis}", "true"))
+    config = load(str(path))
+    assert config.hosts[0].upload_sub_dir == "upload"
+    assert "UploadSubDir" not in "".join(config.warnings)
+    path.write_text('Secret = "x"\n' + VERSION_3.replace("{redis}", "true"))
+    with pytest.raises(ConfigError, match=r"Secret is there twice, also as \[security\] secret; keep one"):
+        load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ('"10GB"', '"much"', '[server] max_upload_size = "much": write a size'),
+        ('"60m"', '"1h30m"', '[uploads] sessiontimeout = "1h30m": write a number of seconds'),
+        ('"a-secret-of-somebody-with-3.x-4711"', "4711", "[security] secret: write the secret in quotes"),
+        (
+            "a-secret-of-somebody-with-3.x-4711",
+            "CHANGE-THIS-SECRET-KEY-MINIMUM-32-CHARACTERS",
+            "[security] secret: is a placeholder",
+        ),
+    ],
+)
+def test_mistakes_in_tables_of_3(path: Path, old: str, new: str, line: str) -> None:
+    assert refusal(path, VERSION_3.replace("{redis}", "true").replace(old, new, 1)).startswith(line)
 
 
 # Anything

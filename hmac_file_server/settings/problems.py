@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from hmac_file_server.address import NoSuchHost
 from hmac_file_server.log import printable
 
-_HIDDEN = {"Secret", "DeleteSecret", "RedisPassword"}
+_HIDDEN = {"secret", "deletesecret", "redispassword"}
 
 
 class ConfigError(Exception):
@@ -74,10 +74,11 @@ def line_of(place: str, name: str, value: object, reason: str) -> str:
 
     :param place: where the key is written.
     """
-    if name.lower() in {hidden.lower() for hidden in _HIDDEN}:
+    last = name.lower().rpartition(" ")[2]  # Of "[security] secret", say.
+    if last in _HIDDEN:
         return f"{place}: {name}: {reason}"
     shown = _shown(value)
-    if name.lower() == "redisaddr":  # It may be a URL with a password, redis://:password@host.
+    if last == "redisaddr":  # It may be a URL with a password, redis://:password@host.
         shown = re.sub(r"""(["']?).*@""", r"\1...@", shown)
     return f"{place}: {name} = {shown[:200]}: {reason}"
 

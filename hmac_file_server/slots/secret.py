@@ -16,7 +16,7 @@ COMMAND = "openssl rand -hex 32"
 
 _SHORTEST = 16
 
-_TO_REPLACE = re.compile(r"(?:change|replace)me")
+_TO_REPLACE = re.compile(r"(?:change|replace)(?:me|this)")
 
 _WELL_KNOWN = frozenset(
     """
