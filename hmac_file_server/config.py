@@ -96,12 +96,12 @@ class Config:
         """
         ours, theirs = json.loads(self.handed_down), json.loads(old.handed_down)
         changed = [name for name, differ in _FIXED.items() if differ(old, self)]
-        for name in _FIXED:
-            if name in changed or name != "LogFile":
-                ours.pop(name, None)
-                ours |= {name: theirs[name]} if name in theirs else {}
+        for name in changed:
+            ours.pop(name, None)
+            ours |= {name: theirs[name]} if name in theirs else {}
         kept = load(self.file, json.dumps(ours).encode("ascii"))
-        kept = attrs.evolve(kept, listen=old.listen, metrics_listen=old.metrics_listen)
+        metrics = old.metrics_listen if old.metrics_enabled else self.metrics_listen
+        kept = attrs.evolve(kept, listen=old.listen, metrics_listen=metrics, workers=old.workers)
         return attrs.evolve(kept, warnings=self.warnings), changed
 
     def problem(self, name: str, value: object, reason: str) -> str:
@@ -112,10 +112,8 @@ class Config:
 _FIELDS = {field.metadata["name"].lower(): field for field in attrs.fields(Config) if field.metadata}
 _FIXED: dict[str, Callable[[Config, Config], bool]] = {
     "ListenPort": lambda old, new: old.listen.given != new.listen.given,
-    "MetricsPort": lambda old, new: old.metrics_listen.given != new.metrics_listen.given,
-    "MetricsEnabled": lambda old, new: old.metrics_enabled != new.metrics_enabled,
+    "MetricsPort": lambda old, new: old.metrics_enabled and old.metrics_listen.given != new.metrics_listen.given,
     "Workers": lambda old, new: old.workers != new.workers,
-    "LogFile": lambda old, new: bool(old.log_file) != bool(new.log_file),
 }
 """What changes with a start only, and whether it would."""
 

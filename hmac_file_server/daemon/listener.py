@@ -78,13 +78,26 @@ class Listener(Service):
             raise ConfigError(self._config.problem(self._key, listen.given, reason)) from None
 
     def startService(self) -> None:
+        try:
+            self.listen()
+        except ConfigError as error:
+            fail(error)
+
+    def listen(self) -> None:
+        """As :meth:`startService`, while the daemon runs.
+
+        :raises ConfigError: if the address is taken.
+        """
+        if self.running:
+            return  # It has listened before it got its parent.
         super().startService()
         try:
             if self._service is None:
                 self._service = self._accept()
             self._service.startService()
         except (CannotListenError, OSError, ValueError) as error:
-            fail(cannot_listen(self._config, self._key, self._listen, error))
+            self.running = False
+            raise cannot_listen(self._config, self._key, self._listen, error) from None
 
     def _accept(self) -> SharedListener:
         listen = self._listen

@@ -26,6 +26,9 @@ _TOGETHER = select.PIPE_BUF
 
 _PAUSE = 0.02
 _PATIENCE = 2.0
+STANDARD_OUTPUT = 4
+"""Of a worker: the descriptor of what its parent logs to where LogFile is empty."""
+
 _READ_LATER = "the log was not read, or its disk too slow"
 
 
@@ -143,14 +146,17 @@ class _Piece:
 class LogWriter:
     """The file that Twisted logs to: takes text at once, and has a thread write it.
 
+    :param standard: descriptor of what it goes on in where no file is wanted any more.
     :ivar lowest: level of what Twisted logs to it.
 
     What waits is bounded; how many lines did not fit, or could not be written, is said as soon as lines get through.
     """
 
-    def __init__(self, stream: Stream, most_waiting: int = _MOST_WAITING) -> None:
+    def __init__(self, stream: Stream, standard: int = 1, most_waiting: int = _MOST_WAITING) -> None:
         self.lowest = LogLevel.debug
+        self.standard = standard
         self._stream = stream
+        self._moves_to: str | None = None
         self._most_waiting = most_waiting
         self._wakeups: SimpleQueue[None] = SimpleQueue()
         # One that its own thread can take again: the reactor logs a SIGTERM right where that interrupts it.
@@ -197,10 +203,11 @@ class LogWriter:
         return False
 
     def move(self, path: str) -> None:
-        """Go on in another file, where a file is written to."""
-        if isinstance(self._stream, LogFile) and path != self._stream.path:
-            self._stream.path = path
-            self.reopen()
+        """Go on in another file, or in none if the path is empty."""
+        with self._lock:
+            self._moves_to = path
+            if not self._busy:
+                self._wake()
 
     def reopen(self) -> None:
         """Open the file anew."""
@@ -264,7 +271,23 @@ class LogWriter:
         except (MemoryError, OSError):
             return True  # It may be better after the pause.
 
+    def _turn(self) -> None:
+        """Go on where :meth:`move` says."""
+        with self._lock:
+            path, self._moves_to = self._moves_to, None
+        here = self._stream
+        if path is None or path == (here.path if isinstance(here, LogFile) else ""):
+            return
+        if not path:
+            os.dup2(self.standard, here.descriptor, inheritable=False)
+            self._stream = Stream(here.descriptor)
+        elif isinstance(here, LogFile):
+            here.path, here.is_stale = path, True
+        else:
+            self._stream = LogFile(path, os.dup(here.descriptor))
+
     def _write_some(self) -> bool:
+        self._turn()
         problem = self._stream.look()
         if problem:
             self._complain(f"{problem}; let the daemon's user write to it; until then the log goes on in the old file")
@@ -313,9 +336,11 @@ def open_log(path: str, given: Any, is_worker: bool = False) -> LogWriter:
     :raises OSError: if the file can not be opened.
     """
     _fill_standard_streams()
-    if path:
-        return LogWriter(LogFile(path, _take_standard_output() if is_worker else -1))
-    return LogWriter(Stream(os.open(os.devnull, os.O_WRONLY) if given is None else given.fileno()))
+    standard = os.open(os.devnull, os.O_WRONLY) if given is None else given.fileno()
+    if is_worker:
+        standard = STANDARD_OUTPUT
+        return LogWriter(LogFile(path, _take_standard_output()) if path else Stream(1), standard)
+    return LogWriter(LogFile(path) if path else Stream(standard), standard)
 
 
 def _take_standard_output() -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Info, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import choose_encoder
+from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
@@ -16,6 +17,8 @@ from twisted.web.http import HTTPChannel, Request
 from twisted.web.resource import Resource
 
 from hmac_file_server import __version__
+from hmac_file_server.config import Config
+from hmac_file_server.daemon.listener import Listener
 
 _log = Logger()
 
@@ -118,6 +121,52 @@ class MetricsSite(server.Site):
 
     def log(self, request: Any) -> None:
         """Scrapes come every few seconds and are not worth a line."""
+
+
+class MetricsService(MultiService):
+    """Serves the figures while a configuration wants them.
+
+    :param config: by which it begins.
+    :param root: of the site.
+    """
+
+    def __init__(self, config: Config, root: MetricsRoot, reactor: Any) -> None:
+        super().__init__()
+        self._root, self._reactor = root, reactor
+        self._listener: Listener | None = None
+        if config.metrics_enabled:
+            self._have(self._made(config))
+
+    def _made(self, config: Config) -> Listener:
+        site = MetricsSite(self._root, reactor=self._reactor)
+        return Listener(config, "MetricsPort", config.metrics_listen, site, self._reactor)
+
+    def _have(self, listener: Listener) -> None:
+        self._listener = listener
+        listener.setServiceParent(self)
+
+    def prepare(self, config: Config) -> Callable[[], None]:
+        """Do what can fail of another configuration, but for listening; in a thread.
+
+        :returns: does as it says.
+        :raises ConfigError: if that can not be, as what is returned does, which has changed nothing then.
+        """
+        if not config.metrics_enabled:
+            return self._end
+        if self._listener is not None:
+            return self._listener.read_certificates()
+        listener = self._made(config)
+
+        def begin() -> None:
+            listener.listen()
+            self._have(listener)
+
+        return begin
+
+    def _end(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.disownServiceParent()
 
 
 class _Exposition(Resource):

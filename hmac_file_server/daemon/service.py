@@ -21,7 +21,7 @@ from hmac_file_server.daemon.health import check_all, open_store
 from hmac_file_server.daemon.host import HostService
 from hmac_file_server.daemon.listener import Listener, SharedListener
 from hmac_file_server.daemon.logfile import LogWriter
-from hmac_file_server.daemon.metrics_site import MetricsRoot, MetricsSite, Ready
+from hmac_file_server.daemon.metrics_site import MetricsRoot, MetricsService, Ready
 from hmac_file_server.daemon.notify import Notifier
 from hmac_file_server.daemon.reload import STOPPING, Reload, in_thread
 from hmac_file_server.daemon.share import Share
@@ -48,10 +48,12 @@ class Prepared:
 
     :param stores: newly opened, by the names of their hosts.
     :param certificates: puts new ones in place of the old.
+    :param metrics: has the metrics site do as it says; raises ConfigError if that can not be.
     """
 
     stores: Mapping[str, IStore]
     certificates: Callable[[], None]
+    metrics: Callable[[], None]
 
     def give_up(self) -> None:
         """Let go of it: it is not needed."""
@@ -85,7 +87,7 @@ class FileService(MultiService):
         self._set_hosts(config, stores)
         self._site = self._make_site()
         self._says_hello = shared is None
-        self._metrics_listener: Listener | None = None
+        self._metrics_site: MetricsService | None = None
         self._listener: Listener | SharedListener
         if shared is not None:
             self._listener = SharedListener(shared, config.listen, self._site, reactor)
@@ -96,7 +98,8 @@ class FileService(MultiService):
         ready = Ready(lambda: "stopping" if self._site.draining else "", self._check_stores)
         registry = CollectorRegistry()
         registry.register(Current(lambda: self._metrics.registry))
-        self._metrics_listener = serve_metrics(self, config, MetricsRoot(registry, ready), reactor)
+        self._metrics_site = MetricsService(config, MetricsRoot(registry, ready), reactor)
+        self._metrics_site.setServiceParent(self)
         # The last to start: by then all listen.
         notifier = Notifier(reactor, os.environ, self._status)
         notifier.setServiceParent(self)
@@ -160,9 +163,7 @@ class FileService(MultiService):
         going_on = {host.host.name: host for host in self._hosts}
         try:
             certificates = self._listener.read_certificates()
-            metrics_certificates = _nothing
-            if self._metrics_listener is not None:
-                metrics_certificates = self._metrics_listener.read_certificates()
+            metrics = _nothing if self._metrics_site is None else self._metrics_site.prepare(config)
             for host in config.hosts:
                 service = going_on.get(host.name)
                 if service is None or not service.can_become(config, host):
@@ -172,16 +173,17 @@ class FileService(MultiService):
                 store.close()
             raise
 
-        def change_certificates() -> None:
-            certificates()
-            metrics_certificates()
-
-        return Prepared(stores, change_certificates)
+        return Prepared(stores, certificates, metrics)
 
     async def _apply(self, config: Config, prepared: Prepared) -> None:
         if self._site.draining:
             prepared.give_up()
             raise ConfigError(STOPPING)
+        try:
+            prepared.metrics()
+        except ConfigError:
+            prepared.give_up()
+            raise
         self._config = config
         self._set_hosts(config, prepared.stores)
         prepared.certificates()
@@ -288,19 +290,10 @@ def log_status(out: Out) -> str:
     return f"; {out.problem}" if out.problem else ""
 
 
-def serve_metrics(parent: MultiService, config: Config, root: MetricsRoot, reactor: Any) -> Listener | None:
-    """Add the metrics site to a service, if it is wanted."""
-    if not config.metrics_enabled:
-        return None
-    listener = Listener(config, "MetricsPort", config.metrics_listen, MetricsSite(root, reactor=reactor), reactor)
-    listener.setServiceParent(parent)
-    return listener
-
-
 def set_log(config: Config, out: Out) -> None:
     """Log what a configuration says, and to the file that it names."""
     out.lowest = LEVELS[config.log_level]
-    if isinstance(out, LogWriter) and config.log_file:
+    if isinstance(out, LogWriter):
         out.move(config.log_file)
 
 

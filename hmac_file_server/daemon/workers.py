@@ -22,11 +22,11 @@ from hmac_file_server.daemon.channel import Child, Report, Settle, Stop, adopt, 
 from hmac_file_server.daemon.health import StoreCheck, check_all, open_store
 from hmac_file_server.daemon.host import basis_of
 from hmac_file_server.daemon.listener import cannot_listen
-from hmac_file_server.daemon.logfile import LogWriter
-from hmac_file_server.daemon.metrics_site import MetricsRoot, Ready
+from hmac_file_server.daemon.logfile import STANDARD_OUTPUT, LogWriter
+from hmac_file_server.daemon.metrics_site import MetricsRoot, MetricsService, Ready
 from hmac_file_server.daemon.notify import Notifier
 from hmac_file_server.daemon.reload import STOPPING, Reload
-from hmac_file_server.daemon.service import Prepared, log_status, say_hello, serve_metrics, set_log, warn_of
+from hmac_file_server.daemon.service import Prepared, log_status, say_hello, set_log, warn_of
 from hmac_file_server.daemon.share import NOTHING, Share
 from hmac_file_server.daemon.signals import held_back, ignore_stopping
 from hmac_file_server.daemon.sockets import UnixSocket, tcp_sockets
@@ -71,7 +71,8 @@ class WorkersService(MultiService):
         registry.register(self._figures)
         self._make_checks()
         ready = Ready(self._why_not_ready, lambda: check_all(self._checks))
-        self._metrics_listener = serve_metrics(self, config, MetricsRoot(registry, ready, self._renew), reactor)
+        self._metrics_site = MetricsService(config, MetricsRoot(registry, ready, self._renew), reactor)
+        self._metrics_site.setServiceParent(self)
         figures = ReloadMetrics(registry)
         self.reload = Reload(path, lambda: self._config, self._prepare, self._apply, reactor, self._notifier, figures)
 
@@ -84,8 +85,7 @@ class WorkersService(MultiService):
 
         :raises ConfigError: if the configuration can not be had.
         """
-        listener = self._metrics_listener
-        certificates = _nothing if listener is None else listener.read_certificates()
+        metrics = self._metrics_site.prepare(config)
         stores: dict[str, IStore] = {}
         try:
             for host in config.hosts:
@@ -95,12 +95,17 @@ class WorkersService(MultiService):
             for store in stores.values():
                 store.close()
             raise
-        return Prepared(stores, certificates)
+        return Prepared(stores, _nothing, metrics)
 
     async def _apply(self, config: Config, prepared: Prepared) -> None:
         asked = [Deferred.fromCoroutine(worker.prepare(config.handed_down)) for worker in self._workers]
         problems = [await each for each in asked]
         problem = STOPPING if self._draining else next(filter(None, problems), "")
+        if not problem:
+            try:
+                prepared.metrics()
+            except ConfigError as error:
+                problem = str(error)
         if problem:
             prepared.give_up()
             for worker in self._workers:
@@ -115,7 +120,6 @@ class WorkersService(MultiService):
                 store.retire()
         self._config = config
         self._make_checks()
-        prepared.certificates()
         set_log(config, self._out)
         warn_of(config, self._stores.values())
         await DeferredList([worker.settle(True) for worker in self._workers])
@@ -223,6 +227,7 @@ class WorkersService(MultiService):
             child = Child(worker.answers)
             adopt(self._reactor, ours.fileno(), child)
             descriptors = {0: theirs.fileno(), 1: self._out.fileno(), 2: 2, _DESCRIPTOR: listening}
+            descriptors[STANDARD_OUTPUT] = self._out.standard
             try:
                 with held_back():
                     self._reactor.spawnProcess(worker, sys.executable, command, environment, childFDs=descriptors)

@@ -340,6 +340,61 @@ def test_the_level_and_the_file_of_the_log(make_daemon: MakeDaemon, tmp_path: Pa
     assert "/quiet" not in second.read_text()
 
 
+@WORKERS
+def test_a_log_file_or_none(make_daemon: MakeDaemon, tmp_path: Path, workers: int) -> None:
+    """The log goes from standard output to a file and back, for all workers, and no line is lost on the way."""
+    file = tmp_path / "access.log"
+    daemon = started(make_daemon(Workers=workers), workers)
+
+    def turn(path: Path | None, where: Callable[[], str]) -> None:
+        daemon.settings["LogFile"] = str(path or "")
+        daemon.configure()
+        before = where().count("was read again")
+        os.kill(daemon.pid, signal.SIGHUP)
+        eventually(lambda: where().count("was read again") > before, what="it was read again")
+
+    def ask(name: str, where: Callable[[], str]) -> None:
+        for number in range(6):
+            assert daemon.get(f"{name}/{number}").status == 404
+        eventually(lambda: all(f"/{name}/{number} " in where() for number in range(6)), what=f"the lines of {name}")
+
+    def in_file() -> str:
+        return file.read_text() if file.exists() else ""
+
+    for round_ in range(2):
+        turn(file, in_file)
+        ask(f"file{round_}", in_file)
+        turn(None, lambda: daemon.log)
+        ask(f"out{round_}", lambda: daemon.log)
+    assert "/out" not in in_file()
+    assert "/file" not in daemon.log
+
+
+@WORKERS
+def test_metrics_on_and_off(make_daemon: MakeDaemon, workers: int) -> None:
+    """The figures are served from when they are wanted, and no longer; if their address is taken, all stays."""
+    daemon = make_daemon(Workers=workers, MetricsEnabled=False)
+    daemon.start()
+    eventually(lambda: daemon.put("slot/a.txt", b"hello").status == 201)
+
+    def turn(on: bool, words: str) -> None:
+        daemon.settings["MetricsEnabled"] = on
+        daemon.configure()
+        before = daemon.log.count(words)
+        os.kill(daemon.pid, signal.SIGHUP)
+        eventually(lambda: daemon.log.count(words) > before, what=words)
+
+    with socket.create_server(("127.0.0.1", daemon.metrics_port)):
+        turn(True, "the configuration stays as it was")
+    assert f'MetricsPort = "127.0.0.1:{daemon.metrics_port}": ' in daemon.log
+    for _ in range(2):
+        turn(True, "was read again")
+        eventually(lambda: daemon.metric("hmac_file_server_uploads_total") == 1)
+        turn(False, "was read again")
+        with pytest.raises(ConnectionRefusedError):
+            daemon.metric("hmac_file_server_uploads_total")
+
+
 def test_certificates(make_daemon: MakeDaemon, tmp_path: Path) -> None:
     """New certificates of an ssl: endpoint are shown to whoever connects next; bad ones are refused."""
     need("openssl")
