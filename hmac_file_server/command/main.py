@@ -6,6 +6,7 @@ import click
 
 from hmac_file_server import __version__
 from hmac_file_server.command.check import check
+from hmac_file_server.command.doctor import doctor
 from hmac_file_server.command.options import DEFAULT_CONFIG
 from hmac_file_server.command.run import run, run_daemon
 
@@ -13,6 +14,7 @@ _EPILOG = """\b
 Examples:
   hmac-file-server check /etc/hmac-file-server/config.toml
   hmac-file-server run --config /etc/hmac-file-server/config.toml
+  hmac-file-server doctor --config /etc/hmac-file-server/config.toml https://upload.example.org/upload/
 
 Completion: add this line to ~/.bashrc (for zsh and fish, write zsh_source or fish_source):
 
@@ -37,5 +39,5 @@ def main(context: click.Context, config: str | None) -> None:
         run_daemon(config or DEFAULT_CONFIG)
 
 
-for _command in (run, check):
+for _command in (run, check, doctor):
     main.add_command(_command)
