@@ -56,18 +56,18 @@ class Answer:
         return f"{self.status} ({printable(text[:_SHOWN])})" if text else str(self.status)
 
 
-def explain(answer: Answer, what: str, proxy: Proxy, limit: str = "") -> Finding:
+def explain(answer: Answer, what: str, proxy: Proxy, limit: int, reached: bool) -> Finding:
     """What an answer means that is not the one that a client needs.
 
     :param what: was asked for.
-    :param limit: ``MaxUploadSize`` as the configuration has it, for a body that is too long.
+    :param limit: ``MaxUploadSize`` as the configuration has it.
+    :param reached: whether the daemon has been reached before, by the same path.
     """
-    found = _of_daemon(answer, limit) if answer.is_daemons else _of_proxy(answer, proxy)
-    party, words, remedy = found
+    party, words, remedy = _of_daemon(answer, limit) if answer.is_daemons else _of_proxy(answer, proxy, reached)
     return problem(party, f"{what} is answered {answer.shown}: {words}", remedy)
 
 
-def _of_daemon(answer: Answer, limit: str) -> tuple[Party, str, str]:
+def _of_daemon(answer: Answer, limit: int) -> tuple[Party, str, str]:
     match answer.status:
         case 401 | 403:
             return (
@@ -82,7 +82,7 @@ def _of_daemon(answer: Answer, limit: str) -> tuple[Party, str, str]:
                 "pass the path on as it is (nginx: proxy_pass without a path), and end the URL in UploadSubDir",
             )
         case 413:
-            return Party.DAEMON, f"MaxUploadSize of the running daemon is not {limit or '0'}", "reload the daemon"
+            return Party.DAEMON, f"MaxUploadSize of the running daemon is not {limit}", "reload the daemon"
         case 429:
             return Party.DAEMON, "too many connections from one address", "raise MaxConnectionsPerAddress"
         case 507:
@@ -90,7 +90,7 @@ def _of_daemon(answer: Answer, limit: str) -> tuple[Party, str, str]:
     return Party.DAEMON, "this is the daemon's answer, and its log says why", ""
 
 
-def _of_proxy(answer: Answer, proxy: Proxy) -> tuple[Party, str, str]:
+def _of_proxy(answer: Answer, proxy: Proxy, reached: bool) -> tuple[Party, str, str]:
     status = answer.status
     if 300 <= status < 400:
         where = printable(answer.first("location").partition("?")[0][:200])
@@ -98,6 +98,16 @@ def _of_proxy(answer: Answer, proxy: Proxy) -> tuple[Party, str, str]:
         return Party.XMPP_SERVER, words, "let the XMPP server hand out the URL that it leads to"
     if status == 400 and b"HTTPS port" in answer.body:
         return Party.CLIENT, "the port speaks TLS", "write https:// in the URL"
+    if reached and status in _REPLACED:
+        words = (
+            "the proxy has put a page of its own in place of the daemon's answer, or a rule of its own forbids this"
+        )
+        return Party.PROXY, words, proxy.remedy("pages")
+    if reached and status == 502:
+        words = (
+            "the proxy, which has reached the daemon before, breaks this off: a limit of its own, or the daemon ended"
+        )
+        return Party.PROXY, words, proxy.remedy("size")
     words, topic = _MEANINGS.get(status, ("", ""))
     if not words:
         words = "not the daemon but something before it answers"
@@ -106,6 +116,7 @@ def _of_proxy(answer: Answer, proxy: Proxy) -> tuple[Party, str, str]:
     return Party.PROXY, words, proxy.remedy(topic)
 
 
+_REPLACED = (400, 401, 403, 404, 409, 416, 500)
 _UNREACHED = "the proxy does not reach the daemon: that does not run, or the proxy asks at a wrong address"
 _MEANINGS = {
     401: ("something before the daemon asks for a password, and XMPP clients have none", "login"),

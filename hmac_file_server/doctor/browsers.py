@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hmac_file_server.doctor.answer import Answer, explain
+from hmac_file_server.doctor.answer import Answer
 from hmac_file_server.doctor.deployment import Deployment
 from hmac_file_server.doctor.finding import Finding, Findings, Party, ok, problem
 from hmac_file_server.doctor.slot import WRONG
@@ -56,7 +56,7 @@ async def cors_on_errors(site: Deployment) -> Findings:
     }
     for what, answer in answers.items():
         if not answer.is_daemons and not answer.all(_ALLOW):
-            yield explain(answer, f"what is {what} of the daemon", site.proxy)
+            yield site.explain(answer, f"what is {what} of the daemon")
             return
         wrong = _wrong_origin(site, answer, what)
         if wrong:

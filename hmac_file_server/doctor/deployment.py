@@ -15,8 +15,8 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.web.http_headers import Headers
 
 from hmac_file_server.config import Config
-from hmac_file_server.doctor.answer import Answer
-from hmac_file_server.doctor.finding import NoAnswer
+from hmac_file_server.doctor.answer import Answer, explain
+from hmac_file_server.doctor.finding import Finding, NoAnswer
 from hmac_file_server.doctor.proxies import Proxy
 from hmac_file_server.doctor.slot import Slot, slot_of
 from hmac_file_server.doctor.wire import Wire
@@ -141,6 +141,10 @@ class Deployment:
         """The token of its DELETE."""
         return sign(self.host.secrets[0], b"%b\0%b" % (file.signed.encode(), self.host.delete_secret))
 
+    def has(self, slot: Slot) -> bool:
+        """Whether its file was stored."""
+        return any(file.signed == slot.path for file in self.stored)
+
     # Asking
 
     async def put(self, slot: Slot, body: bytes) -> Answer:
@@ -150,7 +154,7 @@ class Deployment:
         except NoAnswer:
             self.keep_in_mind(slot)
             raise
-        if answer.status < 400 or answer.status == 504:
+        if answer.status in (200, 201, 504):
             self.keep_in_mind(slot)
         return answer
 
@@ -187,6 +191,13 @@ class Deployment:
         from twisted.web.client import Agent
 
         return HTTPClient(Agent.usingEndpointFactory(self.reactor, _Endpoints(self)))
+
+    def explain(self, answer: Answer, what: str) -> Finding:
+        """What an answer means that is not the one that a client needs.
+
+        :param what: was asked for.
+        """
+        return explain(answer, what, self.proxy, self.host.max_upload_size, bool(self.stored))
 
     def wire(self) -> Wire:
         """A connection on which nothing is hidden. It blocks."""

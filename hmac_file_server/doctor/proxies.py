@@ -27,7 +27,7 @@ _REMEDIES: dict[str, dict[str, str]] = {
         "": "pass what lies below UploadSubDir on to the daemon",
     },
     "static": {
-        "nginx": "proxy_pass http://...; in the location, instead of try_files, root or alias, as in contrib/nginx",
+        "nginx": "location /upload/ { proxy_pass http://...; } without try_files, root or alias, as in contrib/nginx",
         "Apache": "ProxyPass instead of DocumentRoot or Alias for this path, as in contrib/apache",
         "Caddy": "reverse_proxy instead of file_server for this path, as in contrib/caddy",
         "": "pass PUT on to the daemon",
@@ -41,7 +41,7 @@ _REMEDIES: dict[str, dict[str, str]] = {
     },
     "size": {
         "nginx": "client_max_body_size 0;",
-        "Apache": "LimitRequestBody 0",
+        "Apache": "take out the rule that looks at Content-Length, or raise SecRequestBodyLimit (mod_security)",
         "HAProxy": "take out the http-request deny that looks at the length of bodies",
         "Caddy": "take out request_body { max_size ... }",
         "": "raise its limit for bodies, or let the XMPP server give no slots above it",
@@ -140,6 +140,13 @@ _REMEDIES: dict[str, dict[str, str]] = {
         "HAProxy": "take out http-request deny for this path",
         "Caddy": "take out respond 403 and abort for this path",
         "": "let PUT, GET, HEAD and OPTIONS through",
+    },
+    "pages": {
+        "nginx": "proxy_intercept_errors off; (and no auth_basic, deny or limit_except in this location)",
+        "Apache": "ProxyErrorOverride Off, and Require all granted for this path",
+        "HAProxy": "take out http-response return and http-request deny for this path",
+        "Caddy": "take out handle_response and handle_errors for this path",
+        "": "pass the daemon's answers on as they are",
     },
     "rate": {
         "nginx": "take out limit_req for this location",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from urllib.parse import quote
 
-from hmac_file_server.doctor.answer import Answer, explain
+from hmac_file_server.doctor.answer import Answer
 from hmac_file_server.doctor.deployment import Deployment
 from hmac_file_server.doctor.finding import Finding, Findings, NoAnswer, Party, ok, problem, skipped, warning
 from hmac_file_server.doctor.slot import WRONG
@@ -52,7 +52,7 @@ async def upload(site: Deployment) -> Findings:
     found = None
     if answer.is_daemons and answer.status in (401, 403, 404):
         found = await _wrong_prefix(site)
-    yield found or explain(answer, "an upload", site.proxy)
+    yield found or site.explain(answer, "an upload")
 
 
 async def _wrong_prefix(site: Deployment) -> Finding | None:
@@ -85,7 +85,7 @@ async def large(site: Deployment) -> Findings:
     if answer.status == 201:
         yield ok(f"{what} is stored, in {time.monotonic() - begun:.1f} s")
     else:
-        yield explain(answer, what, site.proxy, str(site.host.max_upload_size))
+        yield site.explain(answer, what)
 
 
 async def names(site: Deployment) -> Findings:
@@ -143,7 +143,7 @@ async def slow(site: Deployment) -> Findings:
         yield problem(Party.PROXY, text, site.proxy.remedy("patience"))
         return
     what = f"an upload that pauses for {_PAUSE_SECONDS:g} s"
-    yield ok(f"{what} is stored") if answer.status == 201 else explain(answer, what, site.proxy)
+    yield ok(f"{what} is stored") if answer.status == 201 else site.explain(answer, what)
 
 
 # Refusals
@@ -158,7 +158,7 @@ async def signature(site: Deployment) -> Findings:
         text = f"an upload with a wrong signature is answered {answer.status}"
         yield problem(Party.PROXY, f"{text}: anybody can write there", site.proxy.remedy("static"))
     else:
-        yield explain(answer, "a wrong signature", site.proxy)
+        yield site.explain(answer, "a wrong signature")
 
 
 async def early(site: Deployment) -> Findings:
@@ -177,7 +177,7 @@ async def early(site: Deployment) -> Findings:
         when = f"after {_size(sent)} of it" if sent else "before its first byte"
         yield ok(f"a body of {_size(size)} with a wrong signature is refused {when}")
     else:
-        yield explain(answer, f"an upload of {_size(size)}", site.proxy)
+        yield site.explain(answer, f"an upload of {_size(size)}")
 
 
 def _refused_early(site: Deployment, target: str, size: int) -> tuple[Answer | None, int]:
@@ -223,7 +223,7 @@ async def expect(site: Deployment) -> Findings:
 
     before, answer = await site.in_thread(talk, site.target(slot), slot.headers)
     if answer.status != 201:
-        yield explain(answer, "an upload with Expect: 100-continue", site.proxy)
+        yield site.explain(answer, "an upload with Expect: 100-continue")
         return
     if before != 100:
         text = "no 100 Continue comes: a client that waits for it (curl does) loses a second with each upload"
@@ -231,7 +231,7 @@ async def expect(site: Deployment) -> Findings:
         return
     before, answer = await site.in_thread(talk, f"{site.where(slot)}?{WRONG}", {})
     if answer.status != 403:
-        yield explain(answer, "a wrong signature with Expect: 100-continue", site.proxy)
+        yield site.explain(answer, "a wrong signature with Expect: 100-continue")
     elif before == 100:
         name = site.proxy.name or "the proxy"
         yield ok(f"a right signature has its 100 Continue; a wrong one, too, for {name} gives it by itself")
