@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from hmac_file_server.doctor import browsers, downloads, network, resuming, uploads
 from hmac_file_server.doctor.deployment import Deployment
-from hmac_file_server.doctor.finding import Finding, Findings, Level, NoAnswer, Party, problem, skipped
+from hmac_file_server.doctor.finding import Blocked, Finding, Findings, NoAnswer, Party, problem, skipped
 
 Check = Callable[[Deployment], Findings]
 Report = Callable[[str, Finding], None]
@@ -53,7 +53,7 @@ async def examine(site: Deployment, report: Report) -> None:
     """
     try:
         for name, check in GATES.items():
-            if await _run(site, name, check, report) or not site.ip:
+            if not await _run(site, name, check, report):
                 report("others", skipped(f"they need {name}: {', '.join(CHECKS)}"))
                 return
         for name, check in CHECKS.items():
@@ -64,13 +64,13 @@ async def examine(site: Deployment, report: Report) -> None:
 
 
 async def _run(site: Deployment, name: str, check: Check, report: Report) -> bool:
-    """Whether there is a problem, and who comes next has none to go on with."""
-    broken = False
+    """Whether others can go on from there."""
     try:
         async for finding in check(site):
             report(name, finding)
-            broken = broken or finding.level is Level.PROBLEM
+    except Blocked:
+        return False
     except NoAnswer as error:
         report(name, problem(Party.PROXY, str(error)))
-        broken = True
-    return broken
+        return False
+    return True

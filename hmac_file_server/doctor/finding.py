@@ -48,6 +48,10 @@ class NoAnswer(Exception):
     """A request was not answered; the text says what happened instead."""
 
 
+class Blocked(Exception):
+    """After what a check has found nothing else can be tested."""
+
+
 def ok(text: str) -> Finding:
     """Nothing is to be done."""
     return Finding(Level.OK, text)

@@ -8,7 +8,7 @@ import time
 import warnings
 
 from hmac_file_server.doctor.deployment import Deployment, addresses_of
-from hmac_file_server.doctor.finding import Finding, Findings, NoAnswer, Party, ok, problem, skipped, warning
+from hmac_file_server.doctor.finding import Blocked, Finding, Findings, NoAnswer, Party, ok, problem, skipped, warning
 from hmac_file_server.doctor.proxies import proxy_of
 from hmac_file_server.doctor.wire import connect
 
@@ -26,7 +26,7 @@ async def dns(site: Deployment) -> Findings:
         found = await site.in_thread(addresses_of, site.url)
     except OSError as error:
         yield problem(Party.NETWORK, f"{site.url.host}: {error.strerror}", "add an A and an AAAA record")
-        return
+        raise Blocked from None
     reached: list[str] = []
     for family, addresses in found.items():
         for address in addresses:
@@ -40,11 +40,12 @@ async def dns(site: Deployment) -> Findings:
                 yield problem(
                     Party.NETWORK, text, f"listen there and open the firewall, or remove the {family} record"
                 )
-    if reached:
-        site.ip = reached[0]
-        missing = [family for family, addresses in found.items() if not addresses]
-        lacks = f"; it has no {missing[0]} address" if missing else ""
-        yield ok(f"{site.url.host} answers at {' and '.join(reached)}{lacks}")
+    if not reached:
+        raise Blocked
+    site.ip = reached[0]
+    missing = [family for family, addresses in found.items() if not addresses]
+    lacks = f"; it has no {missing[0]} address" if missing else ""
+    yield ok(f"{site.url.host} answers at {' and '.join(reached)}{lacks}")
 
 
 def _reach(address: str, port: int) -> tuple[int, str]:
@@ -68,10 +69,10 @@ async def tls(site: Deployment) -> Findings:
         version, end = await site.in_thread(_handshake, site)
     except ssl.SSLCertVerificationError as error:
         yield _bad_certificate(site, error)
-        return
+        raise Blocked from None
     except OSError as error:
         yield problem(Party.PROXY, f"no TLS at port {site.url.port}: {error.strerror or error}")
-        return
+        raise Blocked from None
     days = int((end - time.time()) // _DAY)
     if days < _AT_ONCE:
         yield problem(Party.PROXY, f"the certificate ends in {days} days", _RENEW)
@@ -160,6 +161,8 @@ async def http2(site: Deployment) -> Findings:
         yield skipped("clients speak it through TLS only")
     elif site.offers_h2:
         yield ok("it is offered")
+    elif not site.proxy.name:
+        yield ok("the daemon by itself speaks HTTP/1.1; a proxy could offer it")
     else:
         text = "it is not offered: each of a client's requests waits for a connection of its own"
         yield warning(Party.PROXY, text, site.proxy.remedy("http2"))

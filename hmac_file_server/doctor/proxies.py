@@ -170,7 +170,9 @@ class Proxy:
     def remedy(self, topic: str) -> str:
         """What to write, or to take out, in its configuration."""
         lines = _REMEDIES[topic]
-        return f"{self.kind}: {lines[self.kind]}" if self.kind in lines else lines[""]
+        if self.kind and self.kind in lines:
+            return f"{self.kind}: {lines[self.kind]}"
+        return lines[""]
 
 
 def proxy_of(names: list[str], pages: list[bytes]) -> Proxy:

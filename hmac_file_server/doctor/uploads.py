@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from hmac_file_server.doctor.answer import Answer
 from hmac_file_server.doctor.deployment import Deployment
-from hmac_file_server.doctor.finding import Finding, Findings, NoAnswer, Party, ok, problem, skipped, warning
+from hmac_file_server.doctor.finding import Blocked, Finding, Findings, NoAnswer, Party, ok, problem, skipped, warning
 from hmac_file_server.doctor.slot import WRONG
 from hmac_file_server.doctor.wire import Wire
 
@@ -49,10 +49,19 @@ async def upload(site: Deployment) -> Findings:
     if answer.status == 201:
         yield ok("a small file is stored (201)")
         return
-    found = None
-    if answer.is_daemons and answer.status in (401, 403, 404):
+    found = _other_url(site)
+    if found is None and answer.is_daemons and answer.status in (401, 403, 404):
         found = await _wrong_prefix(site)
     yield found or site.explain(answer, "an upload")
+    raise Blocked
+
+
+def _other_url(site: Deployment) -> Finding | None:
+    prefix = f"/{site.host.upload_sub_dir}/" if site.host.upload_sub_dir else "/"
+    if site.url.path.endswith(prefix):
+        return None
+    text = f"nothing can be stored there, and the URL ends in {site.url.path}, while UploadSubDir is {prefix}"
+    return problem(Party.CLIENT, text, f"test {site.url.root}{prefix}, which the XMPP server has to hand out, too")
 
 
 async def _wrong_prefix(site: Deployment) -> Finding | None:
@@ -72,7 +81,7 @@ async def _wrong_prefix(site: Deployment) -> Finding | None:
         answer = await site.ask("PUT", target, SMALL_BODY, slot.headers)
         if answer.status == 201:
             site.keep_at(target.partition("?")[0], slot)
-            return problem(Party.PROXY, f"{words}: the proxy changes it, or the URL is not UploadSubDir's", remedy)
+            return problem(Party.PROXY, f"{words}: the proxy changes it", remedy)
     return None
 
 
