@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,13 @@ from click.testing import CliRunner
 from hmac_file_server.command.main import main
 from hmac_file_server.doctor.answer import Answer, explain
 from hmac_file_server.doctor.deployment import Address
+from hmac_file_server.doctor.examine import CHECKS, GATES
 from hmac_file_server.doctor.finding import Party
 from hmac_file_server.doctor.proxies import Proxy, proxy_of
 from hmac_file_server.doctor.slot import PROTOCOLS
 from hmac_file_server.web.headers import EVERYWHERE
-from tests.doctored import NAME, diagnose, doctor
-from tests.support import SECRET, Daemon, free_port
+from tests.doctored import diagnose, doctor
+from tests.support import SECRET, Daemon
 
 DELETE_SECRET = "delete7-secret23-of91-metronome17"
 
@@ -73,24 +75,6 @@ def test_a_host_of_several(make_daemon: MakeDaemon, tmp_path: Path) -> None:
     assert set(found.bad) == {"tls"}
     assert list((tmp_path / "b").glob("doctor-*/small.txt"))
     assert not list((tmp_path / "a").glob("doctor-*"))
-
-
-def test_tls_of_its_own(make_daemon: MakeDaemon, tmp_path: Path) -> None:
-    """The daemon's own TLS is tested like a proxy's."""
-    from tests.neighbours.program import certificate
-    from tests.support import need
-
-    need("openssl", "faketime")
-    chain, key = certificate(tmp_path, NAME)
-    port = free_port()
-    daemon = make_daemon(
-        ListenPort=f"ssl:{port}:interface=127.0.0.1:privateKey={key}:certKey={chain}", ProxiesPass104=True
-    )
-    daemon.port = port
-    daemon.start()
-    found = diagnose(f"https://{NAME}:{port}/upload/", daemon.config, names={NAME: ["127.0.0.1"]}, authority=chain)
-    assert (found.status, found.bad) == (0, {})
-    assert "104 arrives" in found.words("104")
 
 
 def test_a_url_of_another_path(make_daemon: MakeDaemon) -> None:
@@ -219,6 +203,13 @@ def test_what_an_answer_means(answer: Answer, party: Party, words: str) -> None:
     assert found.party is party
     assert words in f"{found.text}: {found.remedy}"
     assert "secret" not in found.text
+
+
+def test_each_check_is_explained() -> None:
+    """docs/doctor.rst has a line for each, in their order."""
+    text = (Path(__file__).parent.parent / "docs/doctor.rst").read_text()
+    explained = re.findall(r"^``([a-z0-9-]+)``  ", text.partition("What is tested\n")[2], re.MULTILINE)
+    assert explained == [*GATES, *CHECKS, "removal"]
 
 
 def test_json_is_valid_where_names_are_not_ascii(make_daemon: MakeDaemon) -> None:

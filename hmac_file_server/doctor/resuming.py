@@ -21,10 +21,6 @@ _PATIENCE = 10.0
 _BROKEN_OFF = (16, 18, 28, 52, 56, 92)
 _STATUS = re.compile(rb"^HTTP/[\d.]+ (\d{3})", re.MULTILINE)
 
-_BROKEN = (
-    "iPhones can not upload, for they ask for 104 Upload Resumption Supported by themselves, and the proxy breaks it"
-)
-_REMEDY = "ProxiesPass104 = false in the daemon's configuration"
 _BETTER = "ProxiesPass104 = true in the daemon's configuration"
 _PASSES = ("HAProxy", "Caddy")
 
@@ -33,27 +29,43 @@ async def resumption(site: Deployment) -> Findings:
     """Over HTTP/1.1: the upload ends with a final answer, and so does what follows it on the connection."""
     slot = site.slot("resumable.bin", len(_BODY))
     site.keep_in_mind(slot)
-    try:
-        heard, answer = await site.in_thread(_upload, site, slot)
-    except NoAnswer as error:
-        yield problem(Party.DAEMON, f"{_BROKEN}: {error}", _REMEDY)
-        return
-    yield _judged(site, heard, answer)
+    heard, found = await site.in_thread(_upload, site, slot)
+    yield _judged(site, heard, found) if isinstance(found, Answer) else _cut(site, heard, str(found))
 
 
-def _upload(site: Deployment, slot: Slot) -> tuple[bool, Answer]:
+def _upload(site: Deployment, slot: Slot) -> tuple[bool, Answer | NoAnswer]:
     """Whether 104 came, and the final answer."""
+    heard = False
     with site.wire() as wire:
         wire.begin("PUT", site.target(slot), {**slot.headers, **_ASKS, "Content-Length": str(len(_BODY))})
         wire.send(_BODY)
-        heard = False
-        while (answer := wire.answer(_PATIENCE)).status < 200:
-            heard = heard or answer.status == 104
-        if heard and answer.first("connection").lower() != "close":
-            # Who has taken 104 for the answer waits for more of it now.
-            wire.begin("GET", site.where(slot), {})
-            wire.final(_PATIENCE)
-        return heard, answer
+        try:
+            while (answer := wire.answer(_PATIENCE)).status < 200:
+                heard = heard or answer.status == 104
+            if heard and answer.first("connection").lower() != "close":
+                # A proxy that has taken 104 for the answer waits for more of it now.
+                wire.begin("GET", site.where(slot), {})
+                wire.final(_PATIENCE)
+        except NoAnswer as error:
+            return heard, error
+    return heard, answer
+
+
+def _cut(site: Deployment, heard: bool, reason: str) -> Finding:
+    """What it means that there is no final answer.
+
+    :param heard: whether 104 came.
+    """
+    if site.config.proxies_pass_104:
+        remedy = "ProxiesPass104 = false in the daemon's configuration"
+    elif heard:
+        remedy = "add the proxy's address to TrustedProxies: the daemon takes it for a client that can read 104"
+    else:
+        return problem(Party.PROXY, f"an upload that asks to be resumable has no answer: {reason}")
+    text = (
+        "iPhones can not upload: they ask for 104 Upload Resumption Supported by themselves, and the proxy breaks it"
+    )
+    return problem(Party.DAEMON, f"{text} ({reason})", remedy)
 
 
 def _judged(site: Deployment, heard: bool, answer: Answer) -> Finding:
@@ -83,8 +95,7 @@ async def resumption_http2(site: Deployment) -> Findings:
         yield skipped(f"curl does not work here: {said.error}")
     elif said.exit_status or said.statuses[-1:] == [104]:
         heard = ", ".join(map(str, said.statuses)) or "no answer"
-        text = f"{_BROKEN}: over HTTP/2 there is {heard}{f' ({said.error})' if said.error else ''}"
-        yield problem(Party.DAEMON, text, _REMEDY)
+        yield _cut(site, 104 in said.statuses, f"over HTTP/2 {heard}; {said.error or 'nothing more'}")
     else:
         yield _judged(site, 104 in said.statuses, Answer(said.statuses[-1] if said.statuses else 0))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -18,7 +18,7 @@ from tests.neighbours.haproxy import HAProxy
 from tests.neighbours.nginx import BUFFERED, HTTP_1_0, NewestNginx, Nginx
 from tests.neighbours.program import certificate
 from tests.neighbours.proxy import Proxy
-from tests.support import SECRET, Daemon, need
+from tests.support import SECRET, Daemon, free_port, need
 
 DELETE_SECRET = "delete7-secret23-of91-metronome17"
 
@@ -395,6 +395,20 @@ def test_a_certificate_that_nobody_knows() -> None:
     assert found.skipped == {"others"}
 
 
+def test_tls_of_the_daemons_own(make_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
+    """The daemon's own TLS is tested like a proxy's."""
+    need("openssl")
+    chain, key = certificate(tmp_path, NAME)
+    port = free_port()
+    listen = f"ssl:{port}:interface=127.0.0.1:privateKey={key}:certKey={chain}"
+    daemon = make_daemon(ListenPort=listen, ProxiesPass104=True)
+    daemon.port = port
+    daemon.start()
+    found = diagnose(f"https://{NAME}:{port}/upload/", daemon.config, names={NAME: ["127.0.0.1"]}, authority=chain)
+    assert (found.status, found.bad, found.proxy) == (0, {}, None)
+    assert "104 arrives" in found.words("104")
+
+
 def test_an_address_that_leads_nowhere() -> None:
     """Each address of the name is tried; the others are tested all the same."""
     with setup(Nginx) as (daemon, proxy):
@@ -403,6 +417,19 @@ def test_an_address_that_leads_nowhere() -> None:
     assert "is also 127.0.0.2, and there nobody answers" in found.words("dns")
     assert found.status == 1
     assert found.level("upload") == "ok"
+
+
+def test_a_proxy_that_is_taken_for_a_client() -> None:
+    """One that says nothing of itself gets 104, and breaks it; the remedy is another one then."""
+    changes = (
+        ("        proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n", ""),
+        ('        proxy_set_header Forwarded "";\n', ""),
+    )
+    with setup(Nginx, *changes, TrustedProxies=["192.0.2.1"]) as (daemon, proxy):
+        found = diagnosed(daemon, proxy)
+    assert set(found.bad) == {"104", "104-http2", "client"}
+    assert "add the proxy's address to TrustedProxies" in found.words("104")
+    assert "TrustedProxies" in found.words("client")
 
 
 def test_another_secret() -> None:
