@@ -444,7 +444,7 @@ def test_another_secret() -> None:
 
 
 def test_no_word_of_a_signature() -> None:
-    """What it prints, and what proxy and daemon log of it, holds no secret; and no other process sees a signature."""
+    """What it prints holds no secret and no signature; without DeleteSecret it names the folder of what it stored."""
     with setup(Nginx, DeleteSecret=None) as (daemon, proxy):
         url = f"https://{NAME}:{proxy.port}/upload/"
         done = doctor(url, daemon.config, names={NAME: ["127.0.0.1"]}, authority=proxy.certificate)
