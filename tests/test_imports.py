@@ -12,7 +12,7 @@ import pytest
 import hmac_file_server
 
 PACKAGE = Path(hmac_file_server.__file__).parent
-FOLDERS = ["web", "slots", "stores", "files", "resumption", "daemon", "importing", "command"]
+FOLDERS = ["web", "slots", "stores", "files", "resumption", "daemon", "importing", "doctor", "command"]
 """Each knows only those before it, and modules that belong to none of them."""
 
 WIRE = {"hmac_file_server", "hmac_file_server.log"}

@@ -6,6 +6,7 @@ import click
 
 from hmac_file_server import __version__
 from hmac_file_server.command.check import check
+from hmac_file_server.command.doctor import doctor
 from hmac_file_server.command.explain import explain
 from hmac_file_server.command.import_ import import_
 from hmac_file_server.command.options import DEFAULT_CONFIG
@@ -18,6 +19,7 @@ Examples:
   hmac-file-server check /etc/hmac-file-server/config.toml
   hmac-file-server run --config /etc/hmac-file-server/config.toml
   hmac-file-server import --from prosody --xmpp-host upload.example.com /var/lib/prosody
+  hmac-file-server doctor --config /etc/hmac-file-server/config.toml https://upload.example.org/upload/
 
 Completion: add this line to ~/.bashrc (for zsh and fish, write zsh_source or fish_source):
 
@@ -42,5 +44,5 @@ def main(context: click.Context, config: str | None) -> None:
         run_daemon(config or DEFAULT_CONFIG)
 
 
-for _command in (run, check, sign, put, explain, import_):
+for _command in (run, check, sign, put, explain, doctor, import_):
     main.add_command(_command)

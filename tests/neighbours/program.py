@@ -113,10 +113,14 @@ def example(path: str, *changes: tuple[str, str]) -> str:
     return text
 
 
-def certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """A certificate that signs itself, and its key."""
+def certificate(folder: Path, name: str, made: str = "") -> tuple[Path, Path]:
+    """A certificate that signs itself and is good for 90 days, and its key.
+
+    :param made: when, as faketime has it; now by default.
+    """
     path, key = folder / "cert.pem", folder / "key.pem"
-    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "90"]
     subject = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
-    run("openssl", "req", "-x509", *kind, *subject, "-keyout", key, "-out", path)
+    then = ["faketime", "-f", made] if made else []
+    run(*then, "openssl", "req", "-x509", *kind, *subject, "-keyout", key, "-out", path)
     return path, key

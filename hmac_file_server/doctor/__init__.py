@@ -1,0 +1,1 @@
+"""What ``hmac-file-server doctor`` tests of a deployment, through its public URL."""
