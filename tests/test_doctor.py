@@ -17,7 +17,7 @@ from hmac_file_server.doctor.deployment import Address
 from hmac_file_server.doctor.examine import CHECKS, GATES
 from hmac_file_server.doctor.finding import Party
 from hmac_file_server.doctor.proxies import Proxy, proxy_of
-from hmac_file_server.doctor.slot import PROTOCOLS
+from hmac_file_server.slots.issue import PROTOCOLS
 from hmac_file_server.web.headers import EVERYWHERE
 from tests.doctored import diagnose, doctor
 from tests.support import SECRET, Daemon
@@ -149,7 +149,7 @@ def test_tls_without_pyopenssl(make_daemon: MakeDaemon, monkeypatch: pytest.Monk
     """One line says what to install."""
     monkeypatch.setitem(sys.modules, "OpenSSL", None)
     result = CliRunner().invoke(main, ["doctor", "https://a/upload/", "--config", str(make_daemon().config)])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "pip install 'hmac-file-server[tls]'" in result.output
 
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import Counter
 from typing import Any
 
 import click
 
-from hmac_file_server.command.options import chosen_host, loaded, print_json, with_config, with_host, with_json
+from hmac_file_server.command.options import (
+    chosen_host,
+    loaded,
+    need_tls,
+    print_json,
+    run_reactor,
+    with_config,
+    with_host,
+    with_json,
+    with_protocol,
+)
 from hmac_file_server.doctor.finding import Finding, Level
-from hmac_file_server.doctor.slot import PROTOCOLS
 
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red", Level.SKIPPED: "blue"}
 _WIDEST = 11
@@ -18,7 +26,7 @@ _WIDEST = 11
 
 @click.command()
 @click.argument("url")
-@click.option("--protocol", type=click.Choice(PROTOCOLS), default="v", show_default=True, help="How slots are signed.")
+@with_protocol
 @with_config
 @with_host
 @with_json
@@ -31,6 +39,7 @@ def doctor(context: click.Context, url: str, protocol: str, config: str, host: s
     there is no problem, else with 1.
     """
     from hmac_file_server.doctor.deployment import Address, Deployment
+    from hmac_file_server.doctor.examine import examine
 
     settings = loaded(config)
     chosen = chosen_host(settings, host)
@@ -38,8 +47,8 @@ def doctor(context: click.Context, url: str, protocol: str, config: str, host: s
         address = Address.of(url)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="URL") from None
-    if address.secure and importlib.util.find_spec("OpenSSL") is None:
-        raise click.ClickException("https needs pyOpenSSL: pip install 'hmac-file-server[tls]'")
+    if address.secure:
+        need_tls()
     findings: list[tuple[str, Finding]] = []
 
     def report(check: str, finding: Finding) -> None:
@@ -49,7 +58,13 @@ def doctor(context: click.Context, url: str, protocol: str, config: str, host: s
 
     if not as_json:
         click.echo(f"{address}")
-    site = _examined(lambda reactor: Deployment(reactor, address, settings, chosen, protocol), report)
+
+    async def run(reactor: Any) -> Deployment:
+        site = Deployment(reactor, address, settings, chosen, protocol)
+        await examine(site, report)
+        return site
+
+    site = run_reactor(run)
     counts = Counter(finding.level for _, finding in findings)
     if as_json:
         print_json(
@@ -64,27 +79,6 @@ def doctor(context: click.Context, url: str, protocol: str, config: str, host: s
     else:
         click.echo(_sum(counts))
     context.exit(1 if counts[Level.PROBLEM] else 0)
-
-
-def _examined(make: Any, report: Any) -> Any:
-    """Run the reactor until all is tested."""
-    from twisted.internet.defer import Deferred
-    from twisted.internet.task import react
-
-    from hmac_file_server.doctor.examine import examine
-
-    made: list[Any] = []
-
-    def main(reactor: Any) -> Deferred[None]:
-        made.append(make(reactor))
-        return Deferred.fromCoroutine(examine(made[0], report))
-
-    try:
-        react(main)
-    except SystemExit as end:
-        if end.code:
-            raise
-    return made[0]
 
 
 def _print(check: str, finding: Finding) -> None:

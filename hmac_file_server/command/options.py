@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import click
@@ -19,6 +20,7 @@ DEFAULT_CONFIG = "./config.toml"
 _LARGEST = 1 << 62
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+_Result = TypeVar("_Result")
 
 
 class Size(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.3
@@ -112,3 +114,26 @@ def chosen_host(config: Config, name: str | None) -> Host:
 def print_json(value: object) -> None:
     """Print what a program reads."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def need_tls() -> None:
+    """:raises click.UsageError: if Twisted can not speak TLS here."""
+    if importlib.util.find_spec("OpenSSL") is None:
+        raise click.UsageError("https needs pyOpenSSL: pip install 'hmac-file-server[tls]'")
+
+
+def run_reactor(main: Callable[[Any], Coroutine[Any, Any, _Result]]) -> _Result:
+    """Run the reactor until something is done.
+
+    :param main: does it, and is given the reactor.
+    """
+    from twisted.internet.defer import Deferred
+    from twisted.internet.task import react
+
+    results: list[_Result] = []
+    try:
+        react(lambda reactor: Deferred.fromCoroutine(main(reactor)).addCallback(results.append))
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    return results[0]

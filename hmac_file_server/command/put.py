@@ -16,6 +16,8 @@ import click
 from hmac_file_server.command.options import (
     chosen_host,
     loaded,
+    need_tls,
+    run_reactor,
     with_config,
     with_host,
     with_protocol,
@@ -54,33 +56,9 @@ def put(
     chosen = chosen_host(settings, host)
     base = base_of(settings.listen, chosen, url)
     if base.url.startswith("https:"):
-        _need_tls()
-    context.exit(_run(_Uploads(files, base, chosen, protocol)))
-
-
-def _need_tls() -> None:
-    try:
-        import OpenSSL  # noqa: F401
-        import service_identity  # noqa: F401
-    except ImportError:
-        raise click.UsageError("https needs pyOpenSSL: pip install 'hmac-file-server[tls]'") from None
-
-
-def _run(uploads: _Uploads) -> int:
-    from twisted.internet.defer import Deferred
-    from twisted.internet.task import react
-
-    failures: list[int] = []
-
-    async def run(reactor: Any) -> None:
-        failures.append(await uploads.run(reactor))
-
-    try:
-        react(lambda reactor: Deferred.fromCoroutine(run(reactor)))
-    except SystemExit as ended:
-        if ended.code:
-            raise
-    return 1 if failures != [0] else 0
+        need_tls()
+    failed = run_reactor(_Uploads(files, base, chosen, protocol).run)
+    context.exit(1 if failed else 0)
 
 
 class _Uploads:
@@ -126,9 +104,9 @@ class _Uploads:
             def say(what: str) -> None:
                 click.echo(f"\n{name}: {what}", err=True)
 
-            url = f"{self._base.url}{slot.path}{slot.query}"
+            url = f"{self._base.url}{slot.quoted}{slot.query}"
             await Transfer(reactor, client, url, slot, file, size, progress, say).run()
-        return f"{self._base.url}{slot.path}"
+        return f"{self._base.url}{slot.quoted}"
 
 
 def _bar(size: int, name: str) -> Any:

@@ -53,7 +53,7 @@ def sign(
     chosen = chosen_host(settings, host)
     base = base_of(settings.listen, chosen, url)
     slot = issued(chosen, checked_path(path), size, media_type or type_of(path), protocol)
-    put, get = f"{base.url}{slot.path}{slot.query}", f"{base.url}{slot.path}"
+    put, get = f"{base.url}{slot.quoted}{slot.query}", f"{base.url}{slot.quoted}"
     line = curl_line(put, slot, os.path.basename(path), size, base.socket)
     if as_json:
         print_json({"put": put, "get": get, "headers": dict(slot.headers), "curl": line})

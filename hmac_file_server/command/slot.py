@@ -65,7 +65,6 @@ def issued(host: Host, path: SlotPath, size: int, media_type: str, protocol: str
 
     :raises click.UsageError: if the protocol has no such path.
     """
-    try:
-        return issue(protocol, host.secrets[0], path, size, media_type)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
+    if protocol == "jwt" and len(path.segments) != 2:
+        raise click.UsageError("a JWT is for a path of two parts, the slot and the file's name")
+    return issue(protocol, host.secrets[0], path, size, media_type)

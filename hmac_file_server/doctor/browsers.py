@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from hmac_file_server.doctor.answer import Answer
-from hmac_file_server.doctor.deployment import Deployment
+from hmac_file_server.doctor.deployment import WRONG, Deployment
 from hmac_file_server.doctor.finding import Finding, Findings, Party, ok, problem
-from hmac_file_server.doctor.slot import WRONG
 from hmac_file_server.doctor.uploads import SMALL
 
 _ORIGIN = "https://web-client.example"
@@ -51,7 +50,7 @@ async def cors_on_errors(site: Deployment) -> Findings:
     where, origin = site.where(site.slot("no-such-file.txt", 5)), {"Origin": _ORIGIN}
     answers = {
         "a 404": await site.ask("GET", where, headers=origin),
-        "a 403": await site.ask("PUT", f"{where}?{WRONG}", b"hello", headers=origin),
+        "a 403": await site.ask("PUT", f"{where}{WRONG}", b"hello", headers=origin),
         "a 416": await site.ask("GET", site.where(site.slot(SMALL, 0)), headers={**origin, "Range": "bytes=999999-"}),
     }
     for what, answer in answers.items():

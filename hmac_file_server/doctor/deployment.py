@@ -18,13 +18,17 @@ from hmac_file_server.config import Config
 from hmac_file_server.doctor.answer import Answer, explain
 from hmac_file_server.doctor.finding import Finding, NoAnswer
 from hmac_file_server.doctor.proxies import Proxy
-from hmac_file_server.doctor.slot import Slot, slot_of
 from hmac_file_server.doctor.wire import Wire
 from hmac_file_server.settings.hosts import Host
+from hmac_file_server.slots.issue import Issued, issue
+from hmac_file_server.slots.path import SlotPath
 from hmac_file_server.slots.signature import sign
 
 if TYPE_CHECKING:
     from treq.client import HTTPClient
+
+WRONG = "?v=" + "0" * 64
+"""A query with a signature that holds for nothing."""
 
 SECONDS = 30.0
 """How long an answer may take."""
@@ -85,7 +89,7 @@ class Stored:
     """
 
     target: str
-    signed: str
+    signed: bytes
 
 
 class Deployment:
@@ -113,41 +117,41 @@ class Deployment:
 
     # Slots
 
-    def slot(self, name: str, size: int, media_type: str = "application/octet-stream", before: str = "") -> Slot:
+    def slot(self, name: str, size: int, media_type: str = "application/octet-stream", before: str = "") -> Issued:
         """A slot in a folder of this test's own.
 
         :param before: what its signed path begins with.
         """
-        path = f"{before}{self.folder}/{name}"
-        return slot_of(self._protocol, self.host.secrets[0], path, size, media_type)
+        path = SlotPath(tuple(f"{before}{self.folder}/{name}".encode().split(b"/")))
+        return issue(self._protocol, self.host.secrets[0], path, size, media_type)
 
-    def target(self, slot: Slot) -> str:
+    def target(self, slot: Issued) -> str:
         """Where a slot is put to; the signature with it."""
-        return f"{self.where(slot)}?{slot.query}" if slot.query else self.where(slot)
+        return self.where(slot) + slot.query
 
-    def where(self, slot: Slot) -> str:
+    def where(self, slot: Issued) -> str:
         """Where its file is to be had."""
         return self.url.path + slot.quoted
 
-    def keep_in_mind(self, slot: Slot) -> None:
+    def keep_in_mind(self, slot: Issued) -> None:
         """Take note of a file that may be there by now."""
         self.keep_at(self.where(slot), slot)
 
-    def keep_at(self, target: str, slot: Slot) -> None:
+    def keep_at(self, target: str, slot: Issued) -> None:
         """Take note of a file that was stored by way of another URL than its own."""
-        self.stored.append(Stored(target, slot.path))
+        self.stored.append(Stored(target, slot.path.signed))
 
     def right_to_remove(self, file: Stored) -> str:
         """The token of its DELETE."""
-        return sign(self.host.secrets[0], b"%b\0%b" % (file.signed.encode(), self.host.delete_secret))
+        return sign(self.host.secrets[0], b"%b\0%b" % (file.signed, self.host.delete_secret))
 
-    def has(self, slot: Slot) -> bool:
+    def has(self, slot: Issued) -> bool:
         """Whether its file was stored."""
-        return any(file.signed == slot.path for file in self.stored)
+        return any(file.signed == slot.path.signed for file in self.stored)
 
     # Asking
 
-    async def put(self, slot: Slot, body: bytes) -> Answer:
+    async def put(self, slot: Issued, body: bytes) -> Answer:
         """Upload."""
         try:
             answer = await self.ask("PUT", self.target(slot), body, slot.headers)

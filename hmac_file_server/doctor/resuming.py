@@ -12,7 +12,7 @@ from twisted.internet.utils import getProcessOutputAndValue
 from hmac_file_server.doctor.answer import Answer
 from hmac_file_server.doctor.deployment import Deployment
 from hmac_file_server.doctor.finding import Finding, Findings, NoAnswer, Party, ok, problem, skipped, warning
-from hmac_file_server.doctor.slot import Slot
+from hmac_file_server.slots.issue import Issued
 
 _BODY = b"what an iPhone sends"
 _ASKS = {"Upload-Draft-Interop-Version": "6", "Upload-Complete": "?1"}
@@ -33,7 +33,7 @@ async def resumption(site: Deployment) -> Findings:
     yield _judged(site, heard, found) if isinstance(found, Answer) else _cut(site, heard, str(found))
 
 
-def _upload(site: Deployment, slot: Slot) -> tuple[bool, Answer | NoAnswer]:
+def _upload(site: Deployment, slot: Issued) -> tuple[bool, Answer | NoAnswer]:
     """Whether 104 came, and the final answer."""
     heard = False
     with site.wire() as wire:
@@ -120,7 +120,7 @@ class _Curl:
 
     path: str
 
-    async def put(self, site: Deployment, slot: Slot) -> _Said:
+    async def put(self, site: Deployment, slot: Issued) -> _Said:
         """Upload."""
         ip = f"[{site.ip}]" if ":" in site.ip else site.ip
         options = {

@@ -6,9 +6,8 @@ import time
 from urllib.parse import quote
 
 from hmac_file_server.doctor.answer import Answer
-from hmac_file_server.doctor.deployment import Deployment
+from hmac_file_server.doctor.deployment import WRONG, Deployment
 from hmac_file_server.doctor.finding import Blocked, Finding, Findings, NoAnswer, Party, ok, problem, skipped, warning
-from hmac_file_server.doctor.slot import WRONG
 from hmac_file_server.doctor.wire import Wire
 
 SMALL = "small.txt"
@@ -76,8 +75,7 @@ async def _wrong_prefix(site: Deployment) -> Finding | None:
     )
     for more, signed, words in tries:
         slot = site.slot(f"prefix-{len(more)}.txt", len(SMALL_BODY), "text/plain", before=signed)
-        target = site.url.path + more + quote(slot.path.removeprefix(signed))
-        target += f"?{slot.query}" if slot.query else ""
+        target = site.url.path + more + slot.quoted.removeprefix(quote(signed)) + slot.query
         answer = await site.ask("PUT", target, SMALL_BODY, slot.headers)
         if answer.status == 201:
             site.keep_at(target.partition("?")[0], slot)
@@ -160,7 +158,7 @@ async def slow(site: Deployment) -> Findings:
 
 async def signature(site: Deployment) -> Findings:
     """A wrong signature is refused."""
-    answer = await site.ask("PUT", f"{site.where(site.slot('wrong.txt', 5))}?{WRONG}", b"hello")
+    answer = await site.ask("PUT", f"{site.where(site.slot('wrong.txt', 5))}{WRONG}", b"hello")
     if answer.status == 403 and answer.is_daemons:
         yield ok("a wrong signature is refused (403)")
     elif answer.status in (200, 201):
@@ -173,7 +171,7 @@ async def signature(site: Deployment) -> Findings:
 async def early(site: Deployment) -> Findings:
     """A huge body is refused before it comes, and none is too long for the proxy."""
     size = min(_HUGE_BYTES, site.host.max_upload_size or _HUGE_BYTES)
-    target = f"{site.where(site.slot('huge.bin', size))}?{WRONG}"
+    target = f"{site.where(site.slot('huge.bin', size))}{WRONG}"
     answer, sent = await site.in_thread(_refused_early, site, target, size)
     if answer is None and site.proxy.kind == "Apache":
         yield ok("Apache looks for no answer before it has handed on all: a refusal comes when a body is sent")
@@ -238,7 +236,7 @@ async def expect(site: Deployment) -> Findings:
         text = "no 100 Continue comes: a client that waits for it (curl does) loses a second with each upload"
         yield warning(Party.PROXY, text, site.proxy.remedy("expect"))
         return
-    before, answer = await site.in_thread(talk, f"{site.where(slot)}?{WRONG}", {})
+    before, answer = await site.in_thread(talk, f"{site.where(slot)}{WRONG}", {})
     if answer.status != 403:
         yield site.explain(answer, "a wrong signature with Expect: 100-continue")
     elif before == 100:
@@ -263,7 +261,7 @@ async def removal(site: Deployment) -> Findings:
         yield skipped("nothing was stored")
         return
     if not site.host.delete_secret:
-        folders = " and ".join(dict.fromkeys(file.signed.rpartition("/")[0] for file in left))
+        folders = " and ".join(dict.fromkeys(file.signed.decode().rpartition("/")[0] for file in left))
         yield skipped(f"without DeleteSecret nothing can be removed: what was stored lies in StoreDir/{folders}")
         return
     for file in left:

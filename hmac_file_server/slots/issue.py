@@ -23,14 +23,19 @@ SECONDS = 3600
 class Issued:
     """A slot, as its client gets it.
 
-    :ivar path: of both its URLs, below the upload prefix, percent-encoded.
+    :ivar path: of both its URLs, below the upload prefix.
     :ivar query: of the URL for the PUT, with its question mark; empty where a header gives the right.
     :ivar headers: that the PUT must have.
     """
 
-    path: str
+    path: SlotPath
     query: str = attrs.field(repr=False)
     headers: Mapping[str, str] = attrs.field(repr=False)
+
+    @property
+    def quoted(self) -> str:
+        """Its path, percent-encoded."""
+        return quote(self.path.signed)
 
 
 def issue(protocol: str, secret: bytes, path: SlotPath, size: int, media_type: str) -> Issued:
@@ -39,18 +44,14 @@ def issue(protocol: str, secret: bytes, path: SlotPath, size: int, media_type: s
     :param protocol: one of :data:`PROTOCOLS`.
     :param size: of the file in bytes.
     :param media_type: of the file; ``v`` does not sign it.
-    :raises ValueError: if the protocol has no such path.
     """
     headers = {"Content-Type": media_type}
-    location = quote(path.signed)
     if protocol == "v":
-        return Issued(location, f"?v={sign(secret, b'%b %d' % (path.signed, size))}", headers)
+        return Issued(path, f"?v={sign(secret, b'%b %d' % (path.signed, size))}", headers)
     if protocol in ("v2", "token"):
         signature = sign(secret, b"%b\0%d\0%b" % (path.signed, size, media_type.encode("utf-8")))
-        return Issued(location, f"?{protocol}={signature}", headers)
-    if len(path.segments) != 2:
-        raise ValueError("a JWT is for a path of two parts, the slot and the file's name")
-    slot, name = (segment.decode("utf-8") for segment in path.segments)
+        return Issued(path, f"?{protocol}={signature}", headers)
+    slot, _, name = path.signed.decode("utf-8").rpartition("/")
     now = int(time.time())
     claims = {
         "slot": slot,
@@ -60,4 +61,4 @@ def issue(protocol: str, secret: bytes, path: SlotPath, size: int, media_type: s
         "iat": now,
         "exp": now + SECONDS,
     }
-    return Issued(location, "", headers | {"Authorization": f"Bearer {jwt.encode(claims, secret, 'HS256')}"})
+    return Issued(path, "", headers | {"Authorization": f"Bearer {jwt.encode(claims, secret, 'HS256')}"})

@@ -9,22 +9,26 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 import attrs
 import pytest
 
+from hmac_file_server.slots.issue import PROTOCOLS
 from hmac_file_server.slots.signature import sign
 from tests.bearer import token
 from tests.neighbours.apache import Apache
 from tests.neighbours.caddy import Caddy
 from tests.neighbours.haproxy import HAProxy
 from tests.neighbours.nginx import BUFFERED, HTTP_1_0, NewestNginx, Nginx
-from tests.neighbours.proxy import Http1, Http2, Proxy
+from tests.neighbours.proxy import NAME, Http1, Http2, Proxy
 from tests.neighbours.xmpp import AWKWARD_NAMES
+from tests.process.test_command import MAIN
 from tests.support import SECRET, Answer, Daemon, eventually, free_port, need, put_target
 
 MIB = 1 << 20
@@ -269,6 +273,34 @@ def test_a_cut_leaves_nothing_that_nobody_hears_of(house: House, protocol: str, 
     assert house.daemon.files() == before
     with house.connect(protocol) as client:
         assert upload(client, slot, body, **resumable(6)).status == 201
+
+
+# The command
+
+
+@pytest.mark.parametrize("signs", PROTOCOLS)
+def test_put(house: House, signs: str, tmp_path: Path) -> None:
+    """``hmac-file-server put`` uploads through the proxy, small files and those that it would resume."""
+    bodies = {"smäll.txt": b"small", "large.bin": os.urandom(3 * MIB)}
+    for name, body in bodies.items():
+        (tmp_path / name).write_bytes(body)
+    trusted = os.environ | {"SSL_CERT_FILE": str(house.proxy.certificate)}
+    # Its name is in no DNS.
+    found = f"lambda name, *more, **named: resolve('127.0.0.1' if name == {NAME!r} else name, *more, **named)"
+    run = [sys.executable, "-c", f"import socket; resolve = socket.getaddrinfo; socket.getaddrinfo = {found}; {MAIN}"]
+    options = ["--protocol", signs, "-c", house.daemon.config, "--url", f"https://{NAME}:{house.proxy.port}/upload"]
+    ended = subprocess.run(
+        [*run, "put", *map(str, options), *bodies],
+        cwd=tmp_path,
+        env=trusted,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    paths = [urlsplit(url).path.partition("/upload/")[2] for url in ended.stdout.splitlines()]
+    assert [(house.daemon.store / unquote(path)).read_bytes() for path in paths] == list(bodies.values())
+    assert "again" not in ended.stderr
 
 
 # Tokens

@@ -18,7 +18,8 @@ from tests.support import Daemon, eventually, missing
 
 MakeDaemon = Callable[..., Daemon]
 
-COMMAND = [sys.executable, "-c", "from hmac_file_server.command.main import main; main()"]
+MAIN = "from hmac_file_server.command.main import main; main()"
+COMMAND = [sys.executable, "-c", MAIN]
 
 
 def command(*arguments: str | Path, **named: Any) -> subprocess.CompletedProcess[str]:
