@@ -7,6 +7,8 @@ release = __version__
 extensions = ["sphinx_click"]
 nitpicky = True
 highlight_language = "none"
+# Two hyphens are the beginning of an option.
+smartquotes = False
 html_theme = "furo"
 html_title = f"{project} {release}"
 html_show_copyright = False
