@@ -18,10 +18,12 @@ BIN = $(VENV)/bin
 
 # A test that waits leaves its processor to another one.
 TESTERS ?= $(shell expr 2 '*' $$(nproc))
-SPHINX = $(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --doctree-dir build/doctrees
+SPHINX = $(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env \
+    --doctree-dir build/doctrees
 PYTEST = $(BIN)/python -m pytest --numprocesses=$(TESTERS) --dist=worksteal
 
-.PHONY: run check test neighbours test-oldest test-pythons lint docs docs-links man bench crash soak resume wheel-test clean
+.PHONY: run check test neighbours test-oldest test-pythons lint docs docs-links man bench crash soak resume \
+    wheel-test clean
 
 run: $(VENV)/installed
 	$(BIN)/twist hmac-file-server --config etc/config.toml
