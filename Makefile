@@ -5,6 +5,9 @@
 # make test-oldest  the unit tests, and those of request smuggling, with the oldest versions that are allowed
 # make test-pythons  the unit tests on the Python of another Debian, as root: PYTHONS="trixie sid"
 # make lint    ruff and mypy
+# make docs    the documentation in build/docs; warnings are errors
+# make docs-links  whether what it links to elsewhere is there
+# make man     the manual page, build/man/hmac-file-server.1
 # make bench   compare with nginx on this machine; ARGS=--help says more
 # make crash   the long form of the power-loss and kill -9 tests
 # make soak    the long form of the tests with mixed work, a body of 10 GiB, a thousand slow clients
@@ -15,9 +18,12 @@ BIN = $(VENV)/bin
 
 # A test that waits leaves its processor to another one.
 TESTERS ?= $(shell expr 2 '*' $$(nproc))
+SPHINX = $(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env \
+    --doctree-dir build/doctrees
 PYTEST = $(BIN)/python -m pytest --numprocesses=$(TESTERS) --dist=worksteal
 
-.PHONY: run check test neighbours test-oldest test-pythons lint bench crash soak resume wheel-test clean
+.PHONY: run check test neighbours test-oldest test-pythons lint docs docs-links man bench crash soak resume \
+    wheel-test clean
 
 run: $(VENV)/installed
 	$(BIN)/twist hmac-file-server --config etc/config.toml
@@ -41,6 +47,15 @@ lint: $(VENV)/tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/documented
+	$(SPHINX) -b html docs build/docs
+
+docs-links: $(VENV)/documented
+	$(SPHINX) -b linkcheck docs build/links
+
+man: $(VENV)/installed
+	$(BIN)/python docs/manpage.py build/man
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -71,6 +86,10 @@ $(VENV)/tested: $(VENV)/installed tests/requirements.txt
 
 $(VENV)/neighbours: $(VENV)/tested tests/neighbours/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/neighbours/requirements.txt
+	@touch $@
+
+$(VENV)/documented: $(VENV)/installed docs/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
 	@touch $@
 
 clean:

@@ -16,7 +16,7 @@ hosts: [{hosts}]
 loglevel: info
 listen:
   - {{port: {port}, ip: "127.0.0.1", module: ejabberd_c2s}}
-  - {{port: {api_port}, ip: "127.0.0.1", module: ejabberd_http, request_handlers: {{/api: mod_http_api}}}}
+  - {{port: {api_port}, ip: "127.0.0.1", module: ejabberd_http, request_handlers: {handlers}}}
 acl:
   local: {{user_regexp: ""}}
   loopback: {{ip: 127.0.0.0/8}}
@@ -41,23 +41,29 @@ _CALM = ["+S", "1:1", "+SDcpu", "1:1", "+SDio", "1", "+sbwt", "none", "+sbwtdcpu
 class Ejabberd:
     """ejabberd with the account ``alice`` on each of its hosts, as one Erlang node that talks to no other.
 
+    :param daemon: None has it store by itself, in the folder ``docroot``.
     :param mistakes: what to replace in the example, by what.
     """
 
     def __init__(
-        self, folder: Path, daemon: Daemon, *mistakes: tuple[str, str], hosts: Sequence[str] = ("localhost",)
+        self, folder: Path, daemon: Daemon | None, *mistakes: tuple[str, str], hosts: Sequence[str] = ("localhost",)
     ) -> None:
         self.port = free_port()
         api_port = free_port()
+        self.docroot = folder / "docroot"
+        signs = ("REPLACE-ME: openssl rand -hex 32", SECRET)
+        stores = ('external_secret: "REPLACE-ME: openssl rand -hex 32"', f'docroot: "{self.docroot}"')
         modules = example(
             "ejabberd/hmac-file-server.yml",
             ("modules:\n", _MODULES),
-            ("https://upload.example.com/upload", f"http://127.0.0.1:{daemon.port}/upload"),
-            ("REPLACE-ME: openssl rand -hex 32", SECRET),
+            ("https://upload.example.com/upload", f"http://127.0.0.1:{daemon.port if daemon else api_port}/upload"),
+            signs if daemon else stores,
             *mistakes,
         )
+        handlers = "{/api: mod_http_api}" if daemon else "{/api: mod_http_api, /upload: mod_http_upload}"
         config = folder / "ejabberd.yml"
-        config.write_text(_CONFIG.format(hosts=", ".join(hosts), port=self.port, api_port=api_port) + modules)
+        text = _CONFIG.format(hosts=", ".join(hosts), port=self.port, api_port=api_port, handlers=handlers)
+        config.write_text(text + modules)
         environment = {
             "ERL_LIBS": str(_libraries()),
             "EJABBERD_CONFIG_PATH": str(config),
