@@ -259,7 +259,7 @@ def test_it_is_known_after_a_start(store: Disk, tmp_path: Path) -> None:
         store.place.removed.add(path)
     store.close()
     for _ in range(3):
-        store._place = Disk(str(tmp_path / "store"), removes=True)._place
+        store.place = Disk(str(tmp_path / "store"), removes=True).place
         assert all(map(store.was_removed, paths))
         store.place.removed.add(PATH)
         assert is_refused(store)
@@ -286,7 +286,7 @@ def test_a_torn_record(store: Disk, tmp_path: Path, torn: int) -> None:
     content = bytearray(file.read_bytes())
     content[RECORD + torn : 2 * RECORD] = bytes(RECORD - torn)
     file.write_bytes(content)
-    store._place = Disk(str(tmp_path / "store"), removes=True)._place
+    store.place = Disk(str(tmp_path / "store"), removes=True).place
     assert (store.was_removed(first), store.was_removed(second)) == (True, False)
     store.place.removed.add(third)
     with closing(Disk(str(tmp_path / "store"))) as other:
@@ -315,7 +315,7 @@ def test_a_record_that_a_power_cut_took(store: Disk, tmp_path: Path) -> None:
     (file,) = memory(tmp_path)
     with file.open("r+b") as opened:
         opened.write(bytes(RECORD))
-    store._place = Disk(str(tmp_path / "store"), removes=True)._place
+    store.place = Disk(str(tmp_path / "store"), removes=True).place
     for path in paths[3:]:
         store.place.removed.add(path)
     with closing(Disk(str(tmp_path / "store"))) as other:
@@ -346,7 +346,7 @@ def test_a_start_on_a_full_disk(store: Disk, tmp_path: Path, monkeypatch: pytest
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    store._place = Disk(str(tmp_path / "store"), removes=True)._place
+    store.place = Disk(str(tmp_path / "store"), removes=True).place
     (file,) = memory(tmp_path)
     size = file.stat().st_size
     store.remove(second)
@@ -456,7 +456,7 @@ def test_a_network(store: Disk, tmp_path: Path) -> None:
     """Where locks do not tell of other hosts, a file is taken over only when nobody has touched it for a day."""
     (file,) = memory(tmp_path)
     store.close()
-    place = Disk(str(tmp_path / "store"))._place
+    place = Disk(str(tmp_path / "store")).place
     object.__setattr__(place.removed._file_system, "special", False)
     try:
         place.removed.prepare()

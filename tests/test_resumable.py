@@ -35,7 +35,7 @@ class Setting:
         self.clock = Clock()
         self.store = local_store(folder)
         self.room = Room(0)
-        self.files = SessionFiles(self.store._disk.place, TIMEOUT)
+        self.files = SessionFiles(self.store.disk.place, TIMEOUT)
         self.keeper = FileKeeper(self.store.sessions(TIMEOUT), self.clock)
         policy = RetryPolicy(self.clock, 2, 1.0)
         self.uploads = Uploads(self.store, self.room, policy, CHUNK)

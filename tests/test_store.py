@@ -24,7 +24,7 @@ def store(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Disk]:
     """A store on a file system with O_TMPFILE, and those that do without it."""
     made = Disk(str(tmp_path / "store"))
     anonymous, renames = request.param
-    made._place = attrs.evolve(made._place, anonymous=anonymous, renames=renames)
+    made.place = attrs.evolve(made.place, anonymous=anonymous, renames=renames)
     yield made
     made.close()
 
@@ -200,7 +200,7 @@ def test_a_short_body_is_never_published(store: Disk, tmp_path: Path) -> None:
 
 def test_sweep_spares_the_living(store: Disk, tmp_path: Path) -> None:
     """Files of dead daemons go, those of a running upload stay, even of another daemon."""
-    store._place = attrs.evolve(store._place, anonymous=False)
+    store.place = attrs.evolve(store.place, anonymous=False)
     living = store.draft(PATH, 5)
     living.write([b"hello"])
     (tmp_path / "store" / RESERVED.decode() / "0123.part").write_bytes(b"left")

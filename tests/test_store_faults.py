@@ -145,7 +145,7 @@ def test_close_tells_what_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def network(store: Disk) -> None:
     """Take the store's file system for one of which little is known."""
-    store._place = attrs.evolve(store._place, anonymous=False, file_system=FileSystem(False, False))
+    store.place = attrs.evolve(store.place, anonymous=False, file_system=FileSystem(False, False))
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
@@ -255,7 +255,7 @@ def test_folders_that_are_made_are_safe(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("way", ["nameless", "linked", "renamed"])
 def test_a_mount_of_the_same_file_system(store: Disk, tmp_path: Path, way: str) -> None:
     """A file is born where it is published: a folder that is bound into the store takes it."""
-    store._place = attrs.evolve(store._place, anonymous=way == "nameless", renames=way == "renamed")
+    store.place = attrs.evolve(store.place, anonymous=way == "nameless", renames=way == "renamed")
     (tmp_path / "store/u").mkdir()
     (tmp_path / "elsewhere").mkdir()
     if os.geteuid() != 0 or subprocess.call(["mount", "--bind", tmp_path / "elsewhere", tmp_path / "store/u"]):
@@ -273,7 +273,7 @@ def test_a_mount_of_the_same_file_system(store: Disk, tmp_path: Path, way: str) 
 @pytest.mark.parametrize("way", ["nameless", "linked", "renamed"])
 def test_bound_while_it_comes(store: Disk, tmp_path: Path, way: str) -> None:
     """A file that can not get its name where it was born is copied to where it can."""
-    store._place = attrs.evolve(store._place, anonymous=way == "nameless", renames=way == "renamed")
+    store.place = attrs.evolve(store.place, anonymous=way == "nameless", renames=way == "renamed")
     about = Attributes(b"image/png", "juliet@example.com", 2_000_000_000)
     draft = store.draft(A, 5, about)
     draft.write([b"AAAAA"])
@@ -296,7 +296,7 @@ def test_bound_while_it_comes(store: Disk, tmp_path: Path, way: str) -> None:
 
 def test_what_a_note_tells_of(store: Disk, tmp_path: Path) -> None:
     """What a killed daemon left outside its own folder is found by its note; what runs, or is not there yet, stays."""
-    store._place = attrs.evolve(store._place, anonymous=False)
+    store.place = attrs.evolve(store.place, anonymous=False)
     (tmp_path / "store/u").mkdir()
     living = written(store, A, b"AAAAA")
     drafts = tmp_path / "store/.hmac-file-server"
@@ -321,7 +321,7 @@ def test_what_a_note_tells_of(store: Disk, tmp_path: Path) -> None:
 
 def test_a_note_that_can_not_be_made(store: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A note that a full disk refuses fails the try, and leaves neither itself nor a descriptor."""
-    store._place = attrs.evolve(store._place, anonymous=False)
+    store.place = attrs.evolve(store.place, anonymous=False)
     (tmp_path / "store/u").mkdir()
     before = len(os.listdir("/proc/self/fd"))
     failing_once(monkeypatch, "write", lambda _, data: data == b"u", number=errno.ENOSPC)
@@ -357,7 +357,7 @@ def test_parent_is_removed_by_another_upload(store: Disk, tmp_path: Path, monkey
 @pytest.mark.parametrize("way", ["nameless", "linked", "renamed"])
 def test_taking_back_fails(store: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     """When a folder can not be flushed, and the name not be taken back, the next try still succeeds."""
-    store._place = attrs.evolve(store._place, anonymous=way == "nameless", renames=way == "renamed")
+    store.place = attrs.evolve(store.place, anonymous=way == "nameless", renames=way == "renamed")
     draft = written(store, A, b"AAAAA")
     failing_once(monkeypatch, "fsync", is_folder)
     failing_once(monkeypatch, "unlink" if way == "linked" else "rename", lambda *_: True)
@@ -373,7 +373,7 @@ def test_taking_back_fails(store: Disk, tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_sweep_takes_a_new_draft(store: Disk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A named draft that a sweep removes before it is locked is made again."""
-    store._place = attrs.evolve(store._place, anonymous=False)
+    store.place = attrs.evolve(store.place, anonymous=False)
     draft = store.draft(A, 5)
     real = os.open
 
@@ -414,7 +414,7 @@ def test_store_is_removed(store: Disk, tmp_path: Path, path: SlotPath) -> None:
 @pytest.mark.parametrize("what", ["store", "store/.hmac-file-server"])
 def test_empty_folders_are_removed(store: Disk, tmp_path: Path, what: str, anonymous: bool) -> None:
     """After empty folders were removed the next upload and the next session begin as ever."""
-    store._place = attrs.evolve(store._place, anonymous=anonymous)
+    store.place = attrs.evolve(store.place, anonymous=anonymous)
     shutil.rmtree(tmp_path / what)
     store.look()
     draft = written(store, A, b"AAAAA")
@@ -448,7 +448,7 @@ def test_empty_folders_are_removed_while_it_looks(
 
 def test_an_unfinished_file_is_removed(store: Disk, tmp_path: Path) -> None:
     """An upload whose file somebody removed meanwhile fails, and may be tried again by its client."""
-    store._place = attrs.evolve(store._place, anonymous=False)
+    store.place = attrs.evolve(store.place, anonymous=False)
     draft = written(store, A, b"AAAAA")
     [left] = (tmp_path / "store").glob(".hmac-file-server-*.part")
     left.unlink()

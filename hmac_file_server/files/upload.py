@@ -200,9 +200,9 @@ class Uploads:
         if not alike:
             return
         alike.remove(upload)
-        if not alike:
-            assert upload.path is not None
-            del self._by_slot[upload.path.segments]
+        path = upload.path
+        if not alike and path is not None:
+            del self._by_slot[path.segments]
         for other in alike[:_AT_ONCE]:
             other.go_on()
 

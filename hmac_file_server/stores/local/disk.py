@@ -56,6 +56,7 @@ class Disk:
     :param fsync: whether a published file has reached the disk.
     :param removes: whether files are going to be removed, for which room is taken before.
     :param remember: seconds for which a removal counts; 0 for ever.
+    :ivar place: where drafts are made now.
     :raises Unusable: if files can not be made or published there.
     """
 
@@ -66,7 +67,7 @@ class Disk:
         self._remember = remember
         try:
             _make(folder, fsync)
-            self._place = self._open(make=True)
+            self.place = self._open(make=True)
         except OSError as error:
             raise Unusable(explain(error)) from error
 
@@ -134,28 +135,28 @@ class Disk:
             return self._look(ran_out)  # Empty folders are being removed just now.
 
     def _look(self, ran_out: bool) -> Space:
-        self._place.mend()
-        there, ours = os.stat(self._folder), os.fstat(self._place.root)
+        self.place.mend()
+        there, ours = os.stat(self._folder), os.fstat(self.place.root)
         if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
             try:
                 place = self._open(make=False)
             except OSError:
                 raise Unusable("it is not the folder that it was at the start; is its disk mounted?") from None
             # The old descriptors stay open: uploads that run still use them, but are not stored any more.
-            self._place.retired = True
-            self._place.removed.close()
-            self._place = place
-        self._place.removed.tidy()
-        if not may_write(self._place.root):
-            try_out(self._place)  # Which tells why, or that it can be written after all.
-        if not may_write(self._place.own):
-            self._place.try_out()
-        space = _space(os.fstatvfs(self._place.own), self._place.file_system)
+            self.place.retired = True
+            self.place.removed.close()
+            self.place = place
+        self.place.removed.tidy()
+        if not may_write(self.place.root):
+            try_out(self.place)  # Which tells why, or that it can be written after all.
+        if not may_write(self.place.own):
+            self.place.try_out()
+        space = _space(os.fstatvfs(self.place.own), self.place.file_system)
         return attrs.evolve(space, full=True) if ran_out and self._is_full() else space
 
     def _is_full(self) -> bool:
         try:
-            try_out(self._place, size=_LEAST)
+            try_out(self.place, size=_LEAST)
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
@@ -165,12 +166,7 @@ class Disk:
     @property
     def keeps_attributes(self) -> bool:
         """Whether it keeps with a file whose it is, and until when."""
-        return self._place.keeps_attributes
-
-    @property
-    def place(self) -> Place:
-        """Where drafts are made now."""
-        return self._place
+        return self.place.keeps_attributes
 
     def draft(self, path: SlotPath, size: int, about: Attributes = _NOTHING) -> Draft:
         """A new upload; nothing touches the disk yet.
@@ -178,7 +174,7 @@ class Disk:
         :param size: its length in bytes.
         :param about: what is kept with it.
         """
-        return Draft(self._place, path, size, about)
+        return Draft(self.place, path, size, about)
 
     def open(self, path: SlotPath, preload: int = 0) -> StoredFile:
         """Open a file to serve it.
@@ -188,7 +184,7 @@ class Disk:
         :raises OSError: if the disk fails.
         """
         try:
-            folders = Folders(self._place.root, path.segments[:-1])
+            folders = Folders(self.place.root, path.segments[:-1])
             try:
                 flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
                 descriptor = os.open(path.segments[-1], flags, dir_fd=folders.innermost)
@@ -198,7 +194,7 @@ class Disk:
             if error.errno in _NO_FILE:
                 raise NoSuchFile from None
             # Of a folder it is known already.
-            raise error if isinstance(error.filename, str) else at(error, self._place.root, path.signed) from None
+            raise error if isinstance(error.filename, str) else at(error, self.place.root, path.signed) from None
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
@@ -221,7 +217,7 @@ class Disk:
 
     def was_removed(self, path: SlotPath) -> bool:
         """Whether a slot's file was removed, as far as that is known without asking the disk."""
-        return self._place.removed.knows(path)
+        return self.place.removed.knows(path)
 
     def remove(self, path: SlotPath, condition: Condition | None = None) -> Present | None:
         """Remove a file, so that it does not come back: its slot takes no upload any more, and its sessions end.
@@ -235,13 +231,13 @@ class Disk:
             raise Unmet
         # Safe before the file goes: whoever is just storing it looks for that when it has. Who has looked before has
         # stored it by now, so what is there is found out only here.
-        self._place.removed.add(path)
-        SessionFiles(self._place, math.inf).end(path)
+        self.place.removed.add(path)
+        SessionFiles(self.place, math.inf).end(path)
         return self._find(path, self._unlink)
 
     def _find(self, path: SlotPath, call: Callable[[Folders, bytes], Present | None]) -> Present | None:
         try:
-            folders = Folders(self._place.root, path.segments[:-1])
+            folders = Folders(self.place.root, path.segments[:-1])
             try:
                 return call(folders, path.segments[-1])
             finally:
@@ -278,18 +274,18 @@ class Disk:
     def sweep(self) -> int:
         """Remove what uploads of dead daemons left, but for what can be resumed; returns how many files."""
         removed = 0
-        for left in self._place.drafts():
+        for left in self.place.drafts():
             with contextlib.suppress(OSError):
                 if left.endswith(NOTE):
                     removed += self._follow(left)
                 elif left != FOLDER_OF_REMOVED and not left.endswith(KEPT):
-                    removed += self._remove_left(left, self._place.own)
+                    removed += self._remove_left(left, self.place.own)
         return removed
 
     def _follow(self, note: bytes) -> bool:
         """Remove what a note tells of, and it, if its daemon is dead."""
         try:
-            folders = Folders(self._place.root, noted(self._place, note))
+            folders = Folders(self.place.root, noted(self.place, note))
             try:
                 if not self._remove_left(hidden(note.removesuffix(NOTE)), folders.innermost):
                     return False
@@ -297,10 +293,10 @@ class Disk:
                 folders.close()
         except (FileNotFoundError, NotADirectoryError):
             # It is published by now, or not made yet.
-            there = os.stat(note, dir_fd=self._place.own, follow_symlinks=False)
+            there = os.stat(note, dir_fd=self.place.own, follow_symlinks=False)
             if there.st_mtime + LEFT_SECONDS > time.time():
                 return False
-        os.unlink(note, dir_fd=self._place.own)
+        os.unlink(note, dir_fd=self.place.own)
         return True
 
     def _remove_left(self, name: bytes, folder: int) -> bool:
@@ -309,7 +305,7 @@ class Disk:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # On a network's file system another host's lock may not be seen here.
-            locks_tell = self._place.file_system.special
+            locks_tell = self.place.file_system.special
             if not locks_tell and os.fstat(descriptor).st_mtime + LEFT_SECONDS > time.time():
                 return False
             os.unlink(name, dir_fd=folder)
@@ -319,9 +315,9 @@ class Disk:
 
     def close(self) -> None:
         """Let go of the folder."""
-        self._place.removed.close()
-        os.close(self._place.own)
-        os.close(self._place.root)
+        self.place.removed.close()
+        os.close(self.place.own)
+        os.close(self.place.root)
 
 
 def _present(folders: Folders, name: bytes) -> Present | None:

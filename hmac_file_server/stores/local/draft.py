@@ -45,6 +45,7 @@ class Draft:
 
     A method that raises OSError can be called again and goes on where it stopped.
 
+    :param path: the slot's.
     :param size: bytes to come.
     :param about: what is kept with the file.
     :ivar end: where in the file the request's last byte goes.
@@ -60,7 +61,7 @@ class Draft:
     def __init__(self, place: Place, path: SlotPath, size: int, about: Attributes = _NOTHING) -> None:
         place.names.check(path.segments)
         self._place = place
-        self._path = path
+        self.path = path
         self._size = size
         self._about = about
         self._file: int | None = None
@@ -81,11 +82,6 @@ class Draft:
     def owed(self) -> int:
         """Bytes that are claimed, and still to be taken from the file system's free space."""
         return max(0, self.claimed - max(self._reserved, self.position))
-
-    @property
-    def path(self) -> SlotPath:
-        """The slot's."""
-        return self._path
 
     @property
     def splices(self) -> bool:
@@ -395,7 +391,7 @@ class Draft:
 
     def _folders(self, make: bool = False) -> Folders:
         try:
-            return Folders(self._place.root, self._path.segments[:-1], make, partly=not make)
+            return Folders(self._place.root, self.path.segments[:-1], make, partly=not make)
         except NotADirectoryError:
             raise SlotTaken from None
         except OSError as error:
@@ -405,7 +401,7 @@ class Draft:
 
     def _name_or(self, error: OSError) -> Exception:
         """Of an error that may be the name's fault, whether it is: then our own are taken."""
-        if refuses_name(error) and not self._path.segments[-1].startswith(RESERVED):
+        if refuses_name(error) and not self.path.segments[-1].startswith(RESERVED):
             with contextlib.suppress(OSError):
                 try_out(self._place)
                 return BadName(f"the file system refuses the name: {error.strerror}")
@@ -413,7 +409,7 @@ class Draft:
 
     def _link(self, folders: Folders) -> _Asking:
         """Publish under the slot's name; False if that is taken, or its folder was removed meanwhile."""
-        name = self._path.segments[-1]
+        name = self.path.segments[-1]
         if self._is_moved:
             return False  # It has the name, whose folders could not be flushed, and could not be taken back then.
         try:
@@ -496,7 +492,7 @@ class Draft:
 
         The file keeps a name among the drafts: one that had lost its last name could not get another.
         """
-        public = self._path.segments[-1]
+        public = self.path.segments[-1]
         if self._is_moved:
             assert self._temporary is not None
             self._place.mend()
@@ -522,7 +518,7 @@ class Draft:
     def _hold_to_removal(self, folders: Folders) -> None:
         """Unpublish if the slot was removed while its file was stored, or nobody can tell."""
         try:
-            was_removed = self._place.removed.has(self._path)
+            was_removed = self._place.removed.has(self.path)
         except OSError:
             self._take_back(folders)
             raise
@@ -532,14 +528,14 @@ class Draft:
 
     def _unpublish(self, folders: Folders) -> None:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path.segments[-1], dir_fd=folders.innermost)
+            os.unlink(self.path.segments[-1], dir_fd=folders.innermost)
         if self._place.fsync:
             os.fsync(folders.innermost)
 
     def _same_is_there(self, folders: Folders) -> _Asking:
         """Whether the public file has our bytes and is safe; False if it is gone again."""
         assert self._file is not None
-        name = self._path.segments[-1]
+        name = self.path.segments[-1]
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             there = os.open(name, flags, dir_fd=folders.innermost)
@@ -594,24 +590,24 @@ class Draft:
         return self._make_file(folders)
 
     def _refuse_removed(self) -> None:
-        if self._place.removed.has(self._path):
+        if self._place.removed.has(self.path):
             raise SlotRemoved
 
     def _look(self, folders: Folders) -> None:
         self._refuse_removed()
-        there = self._stat(folders) if folders.depth == len(self._path.segments) - 1 else None
+        there = self._stat(folders) if folders.depth == len(self.path.segments) - 1 else None
         self._check_condition(there)
         if there is not None:
             if there.st_size != self._size or not stat.S_ISREG(there.st_mode):
                 raise SlotTaken
             return
         if self._place.is_split or not _is_open(folders.innermost, self._place.own):
-            try_out(self._place, self._path.segments[: folders.depth])
+            try_out(self._place, self.path.segments[: folders.depth])
 
     def _stat(self, folders: Folders) -> os.stat_result | None:
         """What has the slot's name already."""
         try:
-            return os.stat(self._path.segments[-1], dir_fd=folders.innermost, follow_symlinks=False)
+            return os.stat(self.path.segments[-1], dir_fd=folders.innermost, follow_symlinks=False)
         except FileNotFoundError:
             return None
         except OSError as error:

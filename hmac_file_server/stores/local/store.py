@@ -48,7 +48,7 @@ class LocalStore:
         clock: IReactorTime,
         pools: Mapping[str, Threads] = _NO_POOLS,
     ) -> None:
-        self._disk = disk
+        self.disk = disk
         self.space = disk.look()
         self._writers = writers
         self._readers = readers
@@ -73,7 +73,7 @@ class LocalStore:
 
     @property
     def keeps_attributes(self) -> bool:
-        return self._disk.keeps_attributes
+        return self.disk.keeps_attributes
 
     @property
     def stuck(self) -> str:
@@ -83,13 +83,13 @@ class LocalStore:
         return ""
 
     def draft(self, path: SlotPath, size: int, about: Attributes) -> DraftInThreads:
-        return DraftInThreads(self._disk.draft(path, size, about), self._writers)
+        return DraftInThreads(self.disk.draft(path, size, about), self._writers)
 
     def open(self, path: SlotPath, preload: int = 0) -> Deferred[IFile]:
         return self._readers(lambda: self._open(path, preload))
 
     def _open(self, path: SlotPath, preload: int) -> LocalFile:
-        file = self._disk.open(path, preload)
+        file = self.disk.open(path, preload)
         try:
             return LocalFile(file, self._readers, self._closer)
         except BaseException:  # no memory
@@ -97,31 +97,29 @@ class LocalStore:
             raise
 
     def was_removed(self, path: SlotPath) -> bool:
-        return self._disk.was_removed(path)
+        return self.disk.was_removed(path)
 
     def remove(self, path: SlotPath, condition: Condition | None = None) -> Deferred[Present | None]:
-        return self._writers(lambda: self._disk.remove(path, condition))
+        return self._writers(lambda: self.disk.remove(path, condition))
 
     def sessions(self, timeout: float) -> SessionsInThreads:
-        return SessionsInThreads(
-            lambda: SessionFiles(self._disk.place, timeout), timeout, self._writers, self._readers
-        )
+        return SessionsInThreads(lambda: SessionFiles(self.disk.place, timeout), timeout, self._writers, self._readers)
 
     def look(self, ran_out: bool = False) -> Deferred[Space]:
-        return self._looker(lambda: self._disk.look(ran_out))
+        return self._looker(lambda: self.disk.look(ran_out))
 
     def check_writable(self) -> Deferred[None]:
-        return self._looker(self._disk.check_writable)
+        return self._looker(self.disk.check_writable)
 
     def sweep(self) -> Deferred[int]:
-        return self._writers(self._disk.sweep)
+        return self._writers(self.disk.sweep)
 
     def retire(self) -> Deferred[None]:
         ended = DeferredList([pool.end(_nothing) for what, pool in self._pools.items() if what != "write"])
-        return ended.addCallback(lambda _: self._pools["write"].end(self._disk.close))
+        return ended.addCallback(lambda _: self._pools["write"].end(self.disk.close))
 
     def close(self) -> None:
-        self._disk.close()
+        self.disk.close()
 
 
 def _nothing() -> None:
