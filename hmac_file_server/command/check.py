@@ -154,7 +154,7 @@ def _about_store(config: Config, host: Host) -> Iterator[str]:
         if free <= config.min_free_space:
             reason = f"only {free >> 20} MiB are free there, and MinFreeSpace keeps {config.min_free_space >> 20} MiB"
             yield config.problem("StoreDir", host.store_dir, f"{reason}: every upload is refused with 507")
-        if os.geteuid() == 0 and os.stat(folder).st_uid == 0:
+        if os.geteuid() == 0 and os.path.isdir(host.store_dir) and os.stat(host.store_dir).st_uid == 0:
             reason = "belongs to root, whose rights the daemon does not need: give it a user, and the folder to that"
             yield config.problem("StoreDir", host.store_dir, reason)
 

@@ -8,7 +8,7 @@ from tests.neighbours.program import example, find
 from tests.neighbours.proxy import NAME, Proxy
 from tests.support import Daemon
 
-_MODULES = "mpm_event authz_core socache_shmcb ssl http2 proxy proxy_http headers reqtimeout"
+_MODULES = "mpm_event authz_core socache_shmcb ssl http2 proxy proxy_http headers reqtimeout env filter deflate"
 
 
 class Apache(Proxy):
@@ -41,6 +41,8 @@ class Apache(Proxy):
             "Group nogroup",
             "ErrorLog /dev/stderr",
             f"Listen 127.0.0.1:{self.port}",
+            # As in Debian's mods-enabled.
+            "AddOutputFilterByType DEFLATE text/html text/plain text/xml text/css text/javascript application/xml",
         ]
         config = self.folder / "apache.conf"
         config.write_text("\n".join([*lines, site]))

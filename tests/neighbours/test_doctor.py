@@ -271,11 +271,14 @@ BROKEN = {
     ),
     "nginx compresses": Broken(
         Nginx,
-        in_nginx("gzip on; gzip_proxied any; gzip_types text/plain;"),
+        (("        gzip off;\n", "        gzip on; gzip_proxied any; gzip_types text/plain;\n"),),
         {"compression": "nginx: gzip off;", "conditions": "", "head": "nginx: gzip off;"},
     ),
-    "nginx compresses pages": Broken(
-        Nginx, in_nginx("gzip on; gzip_proxied any;"), {"compression": "nginx: gzip off;"}
+    "nginx compresses pages, as Debian's does": Broken(
+        Nginx, (("        gzip off;\n", ""),), {"compression": "nginx: gzip off;"}
+    ),
+    "Apache compresses, as Debian's does": Broken(
+        Apache, (("    SetEnv no-gzip 1\n", ""),), {"compression": "Apache: SetEnv no-gzip 1"}, only=False
     ),
     "Caddy compresses": Broken(
         Caddy,
