@@ -12,7 +12,7 @@ import pytest
 import hmac_file_server
 
 PACKAGE = Path(hmac_file_server.__file__).parent
-FOLDERS = ["web", "slots", "stores", "files", "resumption", "daemon", "importing", "doctor", "command"]
+FOLDERS = ["web", "slots", "stores", "files", "housekeeping", "resumption", "daemon", "importing", "doctor", "command"]
 """Each knows only those before it, and modules that belong to none of them."""
 
 WIRE = {"hmac_file_server", "hmac_file_server.log"}
@@ -80,12 +80,13 @@ def test_the_wire_knows_itself_alone() -> None:
 def test_the_disk_is_known_to_its_store_alone() -> None:
     """Only one place names the store on the disk, and nobody beside it who handles files calls what blocks.
 
-    What takes files over without a daemon knows it, too: that goes from one disk to the other.
+    What works on the files without a daemon knows it, too: the housekeeper, and what takes files over.
     """
     disk = "hmac_file_server.stores.local"
     outside = {name: file for name, file in MODULES.items() if not name.startswith(disk)}
     knowing = {name for name in outside if any(other.startswith(disk) for other in IMPORTS[name])}
-    assert {name for name in knowing if folder(name) != "importing"} == {"hmac_file_server.daemon.health"}
+    without = {"importing", "housekeeping", "command"}
+    assert {name for name in knowing if folder(name) not in without} == {"hmac_file_server.daemon.health"}
     for name, file in outside.items():
         if folder(name) in ("slots", "stores", "files"):
             tree = ast.parse(file.read_text())

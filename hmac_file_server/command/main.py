@@ -13,6 +13,7 @@ from hmac_file_server.command.options import DEFAULT_CONFIG
 from hmac_file_server.command.put import put
 from hmac_file_server.command.run import run, run_daemon
 from hmac_file_server.command.sign import sign
+from hmac_file_server.command.tidy import tidy
 
 _EPILOG = """\b
 Examples:
@@ -44,5 +45,5 @@ def main(context: click.Context, config: str | None) -> None:
         run_daemon(config or DEFAULT_CONFIG)
 
 
-for _command in (run, check, sign, put, explain, doctor, import_):
+for _command in (run, check, sign, put, explain, doctor, tidy, import_):
     main.add_command(_command)

@@ -111,6 +111,11 @@ def chosen_host(config: Config, name: str | None) -> Host:
     )
 
 
+def chosen_hosts(config: Config, name: str | None) -> list[Host]:
+    """The host that was asked for, or all."""
+    return list(config.hosts) if name is None else [chosen_host(config, name)]
+
+
 def print_json(value: object) -> None:
     """Print what a program reads."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))

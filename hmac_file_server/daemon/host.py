@@ -17,6 +17,7 @@ from hmac_file_server.files.retry import RetryPolicy
 from hmac_file_server.files.serving import Serving
 from hmac_file_server.files.tree import Place, Prefix
 from hmac_file_server.files.upload import Uploads
+from hmac_file_server.housekeeping.rules import lifetime_of
 from hmac_file_server.metrics import HostMetrics
 from hmac_file_server.resumption import wiring
 from hmac_file_server.settings.hosts import Host
@@ -68,6 +69,7 @@ class HostService(MultiService):
         self._basis = basis_of(config, host)
         self.room.min_free = config.min_free_space
         self.uploads.configure(self._policy(config), config.chunk_size)
+        self._serving.configure(lifetime_of(host))
         files = Files(
             Verifier(host.secrets),
             self._serving,

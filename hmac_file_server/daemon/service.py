@@ -19,6 +19,7 @@ from hmac_file_server.config import Config, advice_on_secrets, load
 from hmac_file_server.daemon.banner import banner
 from hmac_file_server.daemon.health import check_all, open_store
 from hmac_file_server.daemon.host import HostService
+from hmac_file_server.daemon.housekeeper import Housekeeper
 from hmac_file_server.daemon.listener import Listener, SharedListener
 from hmac_file_server.daemon.logfile import LogWriter
 from hmac_file_server.daemon.metrics_site import MetricsRoot, MetricsService, Ready
@@ -98,6 +99,7 @@ class FileService(MultiService):
         ready = Ready(lambda: "stopping" if self._site.draining else "", self._check_stores)
         registry = CollectorRegistry()
         registry.register(Current(lambda: self._metrics.registry))
+        Housekeeper(lambda: self._config, registry, reactor).setServiceParent(self)
         self._metrics_site = MetricsService(config, MetricsRoot(registry, ready), reactor)
         self._metrics_site.setServiceParent(self)
         # The last to start: by then all listen.

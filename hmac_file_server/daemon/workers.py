@@ -21,6 +21,7 @@ from hmac_file_server.config import WORKER, Config
 from hmac_file_server.daemon.channel import Child, Report, Settle, Stop, adopt, send_settings
 from hmac_file_server.daemon.health import StoreCheck, check_all, open_store
 from hmac_file_server.daemon.host import basis_of
+from hmac_file_server.daemon.housekeeper import Housekeeper
 from hmac_file_server.daemon.listener import cannot_listen
 from hmac_file_server.daemon.logfile import STANDARD_OUTPUT, LogWriter
 from hmac_file_server.daemon.metrics_site import MetricsRoot, MetricsService, Ready
@@ -71,6 +72,7 @@ class WorkersService(MultiService):
         registry.register(self._figures)
         self._make_checks()
         ready = Ready(self._why_not_ready, lambda: check_all(self._checks))
+        Housekeeper(lambda: self._config, registry, reactor).setServiceParent(self)
         self._metrics_site = MetricsService(config, MetricsRoot(registry, ready, self._renew), reactor)
         self._metrics_site.setServiceParent(self)
         figures = ReloadMetrics(registry)

@@ -31,6 +31,7 @@ class Served:
     :param lines: the same as they are sent.
     :param until: when it is looked at anew, in the clock's seconds.
     :param modified: its Last-Modified, in seconds since 1970; before then it is looked at anew, too.
+    :param end: when it may be served for the last time, in seconds since 1970; None if it stays.
     """
 
     file: IFile
@@ -40,18 +41,19 @@ class Served:
     lines: bytes
     until: float
     modified: int
+    end: float | None
 
     @classmethod
-    def of(cls, file: IFile, name: str, until: float) -> Served:
+    def of(cls, file: IFile, name: str, until: float, end: float | None) -> Served:
         """:param name: the file's own."""
         validators = {b"ETag": conditional.etag(file), b"Last-Modified": conditional.last_modified(file)}
-        end = file.about.end
         # It may be served by this cache for a moment before another one gets it.
         seconds = None if end is None else end - time.time() - HOT_SECONDS
         headers = {**file_headers(file.about.media_type, name, seconds), **validators}
         headers[b"Content-Length"] = b"%d" % file.size
         unchanged = {**validators, **{said: headers[said] for said in _NOT_MODIFIED}}
-        return cls(file, validators, unchanged, headers, lines(headers), until, conditional.modified(file.mtime_ns))
+        modified = conditional.modified(file.mtime_ns)
+        return cls(file, validators, unchanged, headers, lines(headers), until, modified, end)
 
 
 class Cache:
@@ -72,7 +74,8 @@ class Cache:
         if served is None or served.until <= self._clock.seconds():
             return None
         now = time.time()
-        return None if served.modified > now or served.file.about.is_over(now) else served
+        is_over = served.end is not None and served.end <= now
+        return None if served.modified > now or is_over else served
 
     def keep(self, path: bytes, served: Served) -> None:
         """Keep a file whose content is at hand."""

@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from hmac_file_server.files import download
 from hmac_file_server.files.cache import HOT_SECONDS, Cache, Served
 from hmac_file_server.files.errors import bug, not_served, nothing_here
+from hmac_file_server.files.lifetime import Lifetime
 from hmac_file_server.slots.path import SlotPath
 from hmac_file_server.stores.interface import IFile, IStore
 from hmac_file_server.web import conditional
@@ -18,13 +19,18 @@ from hmac_file_server.web.errors import HTTPError, precondition_failed
 from hmac_file_server.web.request import Request
 
 _SMALL = 64 << 10
+_FOR_EVER = Lifetime()
 
 
 class Serving:
-    """Answers requests for files. Small ones are kept in memory for a moment."""
+    """Answers requests for files. Small ones are kept in memory for a moment.
 
-    def __init__(self, store: IStore, clock: IReactorTime) -> None:
+    :param lifetime: how long files stay.
+    """
+
+    def __init__(self, store: IStore, clock: IReactorTime, lifetime: Lifetime = _FOR_EVER) -> None:
         self._store = store
+        self._lifetime = lifetime
         self._clock = clock
         self._cache = Cache(clock)
 
@@ -40,6 +46,11 @@ class Serving:
         """Look at all files anew: one was removed."""
         self._cache.clear()
 
+    def configure(self, lifetime: Lifetime) -> None:
+        """From now on files stay for so long."""
+        self._lifetime = lifetime
+        self.forget()
+
     def serve(self, request: Request, path: SlotPath) -> None:
         """Open the file, and answer as HTTP asks."""
         self._store.open(path, _SMALL).addCallbacks(
@@ -47,12 +58,13 @@ class Serving:
         ).addErrback(lambda failure: request.fail(bug(failure, "answering a GET")))
 
     def _opened(self, request: Request, path: SlotPath, file: IFile) -> None:
-        if file.about.is_over(time.time()):
+        end = self._lifetime.end(file.size, file.mtime_ns, file.about)
+        if end is not None and end <= time.time():
             file.close()
             request.fail(nothing_here())
             return
         try:
-            served = Served.of(file, path.name, self._clock.seconds() + HOT_SECONDS)
+            served = Served.of(file, path.name, self._clock.seconds() + HOT_SECONDS, end)
             pieces = self._answer(request, served)
         except BaseException:
             file.close()

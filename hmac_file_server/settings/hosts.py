@@ -31,6 +31,10 @@ class Host:
     secrets: tuple[bytes, ...] = key("Secret", values.secrets, shown=False)
     delete_secret: bytes = key("DeleteSecret", values.delete_secret, "", shown=False)
     max_upload_size: int = key("MaxUploadSize", values.size(0, 1 << 62), 0)
+    keep_for: float = key("KeepFor", values.lifetime(0, 1 << 34), 0)
+    keep_large_for: float = key("KeepLargeFor", values.lifetime(0, 1 << 34), 0)
+    large_from: int = key("LargeFrom", values.size(0, 1 << 62), 100 << 20)
+    store_limit: int = key("StoreLimit", values.size(0, 1 << 62), 0)
 
 
 _FIELDS = {field.metadata["name"].lower(): field for field in attrs.fields(Host)}

@@ -18,6 +18,7 @@ from hmac_file_server.processors import processors
 from hmac_file_server.web.client import Network
 
 _LONGEST_NAME = 64
+_SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604_800, "y": 31_536_000}
 _UNITS = {"": 1, "b": 1, "k": 1000, "kb": 1000, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9, "t": 10**12}
 _UNITS |= {"tb": 10**12, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 
@@ -68,6 +69,21 @@ def seconds(low: float, high: float) -> Callable[[Any], float]:
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             raise ValueError(f"write a number of seconds from {low:g} to {high:g}")
         return float(value)
+
+    return parse
+
+
+def lifetime(low: float, high: float) -> Callable[[Any], float]:
+    """A number of seconds between two bounds, or a text with a unit; 0 may stand for none."""
+
+    def parse(value: Any) -> float:
+        seconds = value
+        if isinstance(value, str):
+            found = re.fullmatch(r"(\d{1,9})\s*([smhdwy])", value.strip())
+            seconds = int(found[1]) * _SPANS[found[2]] if found else None
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not low <= seconds <= high:
+            raise ValueError('write a time as "30d", with s, m, h, d, w or y, or a number of seconds')
+        return float(seconds)
 
     return parse
 
