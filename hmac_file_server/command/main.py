@@ -9,11 +9,14 @@ from hmac_file_server.command.check import check
 from hmac_file_server.command.doctor import doctor
 from hmac_file_server.command.explain import explain
 from hmac_file_server.command.import_ import import_
+from hmac_file_server.command.ls import ls
 from hmac_file_server.command.options import DEFAULT_CONFIG
 from hmac_file_server.command.put import put
+from hmac_file_server.command.rm import rm
 from hmac_file_server.command.run import run, run_daemon
 from hmac_file_server.command.sign import sign
 from hmac_file_server.command.tidy import tidy
+from hmac_file_server.command.usage import usage
 
 _EPILOG = """\b
 Examples:
@@ -45,5 +48,5 @@ def main(context: click.Context, config: str | None) -> None:
         run_daemon(config or DEFAULT_CONFIG)
 
 
-for _command in (run, check, sign, put, explain, doctor, tidy, import_):
+for _command in (run, check, sign, put, explain, doctor, usage, ls, rm, tidy, import_):
     main.add_command(_command)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import attrs
 import click
 
 from hmac_file_server.command.options import chosen_hosts, loaded, print_json, with_config, with_host, with_json
-from hmac_file_server.command.owner import become_owner
+from hmac_file_server.command.store import opened
 from hmac_file_server.housekeeping.rules import rules_of
 from hmac_file_server.housekeeping.tidy import tidy as walk_and_tidy
 from hmac_file_server.log import printable
-from hmac_file_server.stores.errors import Unusable
-from hmac_file_server.stores.local.disk import Disk
 
 
 @click.command()
@@ -34,20 +30,14 @@ def tidy(context: click.Context, config: str, host: str | None, dry_run: bool, v
     settings = loaded(config)
     failed, outcomes = 0, {}
     for each in chosen_hosts(settings, host):
-        become_owner(each.store_dir)
 
         def say(level: str, text: str) -> None:
             if level == "warn" or (verbose and not as_json):
                 click.echo(printable(text), err=level == "warn")
 
         rules = rules_of(each)
-        try:
-            with contextlib.closing(
-                Disk(each.store_dir, settings.fsync, rules.removes and not dry_run, settings.remember_removed)
-            ) as disk:
-                outcome = walk_and_tidy(disk, rules, say, dry_run)
-        except (Unusable, OSError) as error:
-            raise click.ClickException(f"{each.store_dir}: {error}") from None
+        with opened(settings, each, rules.removes and not dry_run) as disk:
+            outcome = walk_and_tidy(disk, rules, say, dry_run)
         failed += outcome.failed
         outcomes[each.name] = attrs.asdict(outcome)
         if not as_json:
