@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
+import time
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from urllib.parse import parse_qs, quote, unquote_to_bytes, urlsplit
 
 import attrs
@@ -20,7 +23,7 @@ from hmac_file_server.command.options import (
 )
 from hmac_file_server.config import Config
 from hmac_file_server.settings.hosts import Host
-from hmac_file_server.slots.bearer import BadToken, claimed_size, presented
+from hmac_file_server.slots.bearer import BadToken, claimed_numbers, presented
 from hmac_file_server.slots.mistakes import (
     Asked,
     Case,
@@ -34,14 +37,15 @@ from hmac_file_server.slots.mistakes import (
 from hmac_file_server.slots.path import BadPath, slot_path
 from hmac_file_server.slots.secret import EXAMPLE_SECRET
 from hmac_file_server.slots.signature import BadSignature
-from hmac_file_server.slots.verifier import Presented, Verifier
+from hmac_file_server.slots.verifier import Presented
 
 _LINE = re.compile(
     r"\bPUT (?P<path>/\S*) (?P<status>\d{3}) in=.*?(?: host=(?P<host>\S+))? \".*\" - (?P<reason>.*)"
     r" \(size=(?P<size>\d+) type=(?:-|\"(?P<type>.*)\")(?: (?P<name>v|v2|token)=(?P<digits>[0-9a-f]+))?\)\s*$"
 )
 _UNKNOWN = (
-    "no known mistake explains it: most likely the two secrets differ. Compare the daemon's Secret with"
+    "no known mistake explains it: most likely the two secrets differ, or --size or --type are not what the client"
+    " told its XMPP server. Compare the daemon's Secret with"
     " http_upload_external_secret or http_file_share_secret (Prosody) or external_secret (ejabberd), character by"
     " character, and see that the daemon and the XMPP server have both read their configuration again"
 )
@@ -85,19 +89,24 @@ def explain(
 
     URL is the one that the client was given, with its query. The signature covers the file's size, and often its type:
     give both as the client sends them. For Prosody's mod_http_file_share give --header 'Authorization: Bearer ...'.
-    Or give --log a line of the daemon's log that tells of a refusal.
+    Or give --log a line of the daemon's log that tells of a refusal. "-" as URL reads it from standard input, and
+    headers from the lines that follow: the list of processes shows no signature then.
 
     Ends with 0 if the signature is good, 1 if it is not.
     """
     settings = loaded(config)
+    reason = ""
     if (url is None) == (line is None):
         raise click.UsageError("give either a URL or --log LINE")
+    if url == "-":
+        url, *more = [*filter(None, map(str.strip, sys.stdin)), ""]
+        headers = [*headers, *filter(None, more)]
     if url is not None:
         upload, proof = _of_url(url, size, [*headers, *([f"Content-Type: {media_type}"] if media_type else [])])
     else:
-        upload, proof, host = _of_line(str(line), host)
+        upload, proof, host, reason = _of_line(str(line), host)
     hosts = [chosen_host(settings, host)] if host is not None else list(settings.hosts)
-    found = explained(settings, hosts, upload, proof)
+    found = explained(settings, hosts, upload, proof, reason)
     if as_json:
         print_json({"holds": found.holds, "explanation": found.text})
     else:
@@ -121,16 +130,21 @@ def _of_url(url: str, size: int | None, headers: Sequence[str]) -> tuple[Asked, 
     )
     try:
         token = presented(shown.authorization)
+        claims = claimed_numbers(token) if token is not None else {}
         if size is None:
-            size = claimed_size(token) if token is not None else None
+            size = claims.get("filesize", 0 if token is not None else None)
         if size is None:
             raise click.UsageError("give --size: the signature covers it")
-        return Asked(_sent(parts.path), shown, size), proof_of(shown)
+        upload, proof = Asked(_sent(parts.path), shown, size), proof_of(shown)
     except (BadSignature, BadToken) as error:
         raise click.UsageError(str(error)) from None
+    if isinstance(proof, Token) and {"iat", "exp"} <= claims.keys() and claims["exp"] <= time.time():
+        # It was good for some minutes: what else is wrong with it is to be found out, too.
+        proof = attrs.evolve(proof, at=float(claims["iat"]))
+    return upload, proof
 
 
-def _of_line(line: str, host: str | None) -> tuple[Asked, Proof | None, str | None]:
+def _of_line(line: str, host: str | None) -> tuple[Asked, Proof | None, str | None, str]:
     found = _LINE.search(line)
     if found is None:
         raise click.UsageError(
@@ -139,13 +153,12 @@ def _of_line(line: str, host: str | None) -> tuple[Asked, Proof | None, str | No
     kind = found["type"]
     shown = Presented({}, None if kind is None else kind.encode("utf-8", "surrogateescape"))
     proof = Signature(found["name"], found["digits"]) if found["digits"] else None
-    if proof is None and "token" in found["reason"]:
-        raise click.UsageError(f"the line says all that can be known of a token: {found['reason']}")
     name = found["host"]
     return (
         Asked(_sent(found["path"]), shown, int(found["size"])),
         proof,
         host or (None if name == "-" else name),
+        "" if found["digits"] else found["reason"],
     )
 
 
@@ -154,18 +167,23 @@ def _sent(path: str) -> bytes:
     return quote(path, safe="/%!$&'()*+,;=:@~").encode("ascii")
 
 
-def explained(config: Config, hosts: Sequence[Host], upload: Asked, proof: Proof | None) -> Explanation:
+def explained(
+    config: Config, hosts: Sequence[Host], upload: Asked, proof: Proof | None, reason: str = ""
+) -> Explanation:
     """Find out about an upload.
 
     :param hosts: to which it may be.
+    :param reason: what the log says already.
     """
+    if proof is None and reason:
+        return Explanation(False, reason)
     if proof is None:
         return Explanation(False, f"the URL has no signature: {why_unsigned(upload)}")
     cases = [Case(upload, proof, host.upload_sub_dir, host.secrets, _elsewhere(config, host)) for host in hosts]
     for host, case in zip(hosts, cases, strict=True):
         if case.holds():
             return _about_good(host, upload, proof)
-    reasons = [reason for host in hosts if isinstance(proof, Token) for reason in _about_token(host, upload)]
+    reasons = [reason for host in hosts if isinstance(proof, Token) for reason in _about_token(host, upload, proof)]
     reasons += filter(None, (case.mistakes() for case in cases))
     if not any(case.as_asked.path is not None for case in cases) and not reasons:
         reasons = [where_uploads_go(" or ".join(f'"/{host.upload_sub_dir}/"' for host in hosts))]
@@ -176,11 +194,11 @@ def _elsewhere(config: Config, host: Host) -> dict[str, Sequence[bytes]]:
     return {other.name: other.secrets for other in config.hosts if not set(other.secrets) & set(host.secrets)}
 
 
-def _about_token(host: Host, upload: Asked) -> Iterator[str]:
-    path = Case(upload, Token(upload.shown), host.upload_sub_dir, host.secrets).as_asked.path
+def _about_token(host: Host, upload: Asked, token: Token) -> Iterator[str]:
+    path = Case(upload, token, host.upload_sub_dir, host.secrets).as_asked.path
     if path is not None:
         try:
-            Verifier(host.secrets).verify(upload.shown, slot_path(path.split(b"/")), upload.size)
+            token.verifier(host.secrets).verify(upload.shown, slot_path(path.split(b"/")), upload.size)
         except (BadToken, BadPath) as error:
             yield str(error)
 
@@ -195,6 +213,10 @@ def _about_good(host: Host, upload: Asked, proof: Proof) -> Explanation:
     if host.max_upload_size and upload.size > host.max_upload_size:
         reason = f"MaxUploadSize is {host.max_upload_size} bytes: raise it, or lower the XMPP server's own limit"
         return Explanation(False, f"the {proof.what} is good, but {reason}")
+    if isinstance(proof, Token) and proof.at is not None:
+        end = claimed_numbers(presented(proof.shown.authorization) or b"")["exp"]
+        when = datetime.fromtimestamp(end, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        return Explanation(False, f"the token was good for {upload.size} bytes until {when}")
     text = f"the {proof.what} is good for {upload.size} bytes"
     if EXAMPLE_SECRET in host.secrets:
         text += "; but the secret is the example's, with which only programs on this machine may upload"

@@ -141,4 +141,6 @@ def run_reactor(main: Callable[[Any], Coroutine[Any, Any, _Result]]) -> _Result:
     except SystemExit as ended:
         if ended.code:
             raise
+    if not results:
+        raise click.Abort  # Ctrl-C
     return results[0]

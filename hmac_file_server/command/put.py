@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -24,6 +25,7 @@ from hmac_file_server.command.options import (
     with_url,
 )
 from hmac_file_server.command.slot import Base, base_of, checked_path, issued, type_of
+from hmac_file_server.log import printable
 from hmac_file_server.settings.hosts import Host
 
 _STDIN = "-"
@@ -82,10 +84,12 @@ class _Uploads:
             try:
                 with _opened(name) as file:
                     url = await self._upload(reactor, client, "stdin" if name == _STDIN else name, file)
-                click.echo(url)
+            except click.ClickException as error:
+                failed += _tell(f"{printable(name)}: {printable(error.format_message())}")
             except (Failed, OSError) as error:
-                failed += 1
-                click.echo(f"{name}: {error.strerror if isinstance(error, OSError) else error}", err=True)
+                failed += _tell(f"{printable(name)}: {error.strerror if isinstance(error, OSError) else error}")
+            else:
+                failed += _print(url)
         return failed
 
     async def _upload(self, reactor: Any, client: Any, name: str, file: BinaryIO) -> str:
@@ -107,6 +111,24 @@ class _Uploads:
             url = f"{self._base.url}{slot.quoted}{slot.query}"
             await Transfer(reactor, client, url, slot, file, size, progress, say).run()
         return f"{self._base.url}{slot.quoted}"
+
+
+def _tell(line: str) -> int:
+    """Say what is wrong; 1, for it is one more."""
+    click.echo(line, err=True)
+    return 1
+
+
+def _print(url: str) -> int:
+    """Print it, or say it where that can not be; how often it could not."""
+    try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        click.echo(url)
+        sys.stdout.flush()
+    except OSError as error:
+        return _tell(f"{url} is stored; standard output: {error.strerror}")
+    return 0
 
 
 def _bar(size: int, name: str) -> Any:
@@ -132,6 +154,8 @@ def _opened(name: str) -> BinaryIO:
     """A file that can seek."""
     if name != _STDIN:
         return open(name, "rb")
+    if sys.stdin is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     source = sys.stdin.buffer
     if source.seekable():
         return open(source.fileno(), "rb", closefd=False)

@@ -13,6 +13,8 @@ from hmac_file_server.slots.mistakes import Asked, clues, where_uploads_go
 from hmac_file_server.web.body import IBodyConsumer
 from hmac_file_server.web.request import Request
 
+_LONGEST = 20
+
 
 class Prefix(Node):
     """The place that the prefix leads to: below it are the files, beside what else is put there.
@@ -85,7 +87,9 @@ class Outside(Node):
         error = nothing_here()
         if request.method != b"PUT":
             raise attrs.evolve(error, detail=f"{error}; {where_uploads_go(self._prefixes)}")
-        upload = asked(request, length or 0)
+        # Of an upload in parts the first one is shorter than what was signed.
+        whole = request.said(b"Upload-Length") or b""
+        upload = asked(request, int(whole) if whole.isdigit() and len(whole) < _LONGEST else length or 0)
         raise attrs.evolve(error, detail=lambda: f"{error}; {self._guess(upload)} ({clues(upload)})")
 
     def _guess(self, upload: Asked) -> str:

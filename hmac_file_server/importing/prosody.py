@@ -27,7 +27,8 @@ from hmac_file_server.slots.slot import Attributes
 _FILES = b"http_file_share"
 _LIST = b"uploads.list"
 _DATABASE = b"prosody.sqlite"
-_BESIDE = (b"", b"-wal", b"-journal")
+_BESIDE = (b"", b"-wal")
+_JOURNAL = b"-journal"
 _SUFFIX = b".bin"
 _LONGEST_LIST = 1 << 28
 _BLOCK = 1 << 20
@@ -117,6 +118,9 @@ def _records(source: Source, host: bytes, folder: bytes) -> Iterator[Found | Ski
 
 
 def _of_database(source: Source, host: bytes, folder: bytes) -> Iterator[Found | Skipped]:
+    # A journal names files that SQLite removes when it rolls it back, whosever they are: it gets none.
+    if source.has((_DATABASE + _JOURNAL,)) and _has_begun(source):
+        raise NoStore("prosody.sqlite-journal: a transaction is not finished; start Prosody once more, and stop it")
     # SQLite opens by path, follows links, and writes beside a database that it reads: it gets a copy.
     with tempfile.TemporaryDirectory(prefix="hmac-file-server-") as place:
         for suffix in _BESIDE:
@@ -126,6 +130,15 @@ def _of_database(source: Source, host: bytes, folder: bytes) -> Iterator[Found |
             yield from _selected(os.path.join(place, os.fsdecode(_DATABASE)), host, folder)
         except sqlite3.Error as error:
             raise NoStore(f"prosody.sqlite can not be read: {error}; stop Prosody, which may be writing it") from None
+
+
+def _has_begun(source: Source) -> bool:
+    """Whether there is something in the journal; one that is over has zeros at its beginning, or nothing."""
+    file = source.open((_DATABASE + _JOURNAL,))
+    try:
+        return os.pread(file, 1, 0) not in (b"", b"\0")
+    finally:
+        os.close(file)
 
 
 def _selected(database: str, host: bytes, folder: bytes) -> Iterator[Found | Skipped]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
+import unicodedata
 from collections.abc import Iterator, Sequence
 from urllib.parse import quote, quote_plus, unquote_to_bytes
 
@@ -49,7 +51,10 @@ def other_paths(raw: bytes, segments: list[bytes], prefix: str) -> Iterator[tupl
     last = len(parts) - 1
     glued = named[last] if parts and named[:last] == parts[:-1] and len(named) > last else b""
     if glued and glued.startswith(parts[-1]) and glued != parts[-1]:
-        words = f'holds for what follows "/{prefix}", where a slash is missing: {BASE_URL} must end in "/{prefix}/"'
+        words = (
+            f'holds for what follows "/{prefix}", where a slash is missing: {BASE_URL} must end in "/{prefix}/", and a'
+            " proxy's path with it (nginx: proxy_pass without a path)"
+        )
         yield b"/".join([glued.removeprefix(parts[-1]), *named[last + 1 :]]), words
     first = len(parts) if named[: len(parts)] == parts else 0
     for count in range(first, min(len(named), first + _DEEPEST_PREFIX)):
@@ -64,6 +69,10 @@ def other_paths(raw: bytes, segments: list[bytes], prefix: str) -> Iterator[tupl
         )
         yield from ((whole, words), (b"/" + whole, words))
     yield b"/" + inside, "holds for the path with a slash before it: it must be signed without"
+    yield from _other_spellings(raw, inside, prefix)
+
+
+def _other_spellings(raw: bytes, inside: bytes, prefix: str) -> Iterator[tuple[bytes, str]]:
     if b"%" in raw:
         encoded = below(raw.split(b"/")[1:], prefix)
         if encoded is not None:
@@ -76,6 +85,12 @@ def other_paths(raw: bytes, segments: list[bytes], prefix: str) -> Iterator[tupl
     if b"%" in inside:
         again = "holds for the path decoded once more: a proxy has encoded it again (nginx: proxy_pass without a path)"
         yield unquote_to_bytes(inside), again
+    with contextlib.suppress(UnicodeDecodeError):
+        text = inside.decode("utf-8")
+        for form in ("NFC", "NFD"):
+            if not unicodedata.is_normalized(form, text):  # type: ignore[arg-type]
+                other = unicodedata.normalize(form, text).encode("utf-8")  # type: ignore[arg-type]
+                yield other, f"holds for the path in another normal form ({form}): its letters were composed anew"
     if b"+" in inside:
         yield inside.replace(b"+", b" "), "holds for the path with spaces for its plus signs: a proxy has changed them"
 
@@ -166,8 +181,19 @@ def _from_hex(secret: bytes) -> bytes:
 def other_types(right: Guess, content_type: bytes | None) -> Iterator[tuple[bytes, str]]:
     """Other types."""
     sent = (content_type or b"").decode("utf-8", "backslashreplace")[:_SHOWN]
-    for kind in [media_types.UNKNOWN, b"", *media_types.KNOWN]:
+    for kind in [media_types.UNKNOWN, b"", *_spellings(content_type or b""), *media_types.KNOWN]:
         if kind not in right.types:
             asked = kind.decode("ascii") or "no type at all"
             said = f"sends Content-Type: {sent}" if sent else "sends no Content-Type"
             yield kind, f"holds for the type {asked}: the client asked its XMPP server for that, and {said}"
+
+
+def _spellings(content_type: bytes) -> Iterator[bytes]:
+    """A type as others may write it."""
+    essence = content_type.partition(b";")[0].strip()
+    kind, _, name = essence.partition(b"/")
+    yield from (essence.lower(), essence.upper(), kind.title() + b"/" + name, kind.title() + b"/" + name.upper())
+    yield from (kind + b"/x-" + name, kind + b"/" + name.removeprefix(b"x-"))
+    yield from (b"image/jpg", b"image/jpeg", b"image/pjpeg", b"audio/mp3", b"video/quicktime")
+    for charset in (b"utf-8", b"UTF-8", b"us-ascii"):
+        yield from (essence + b"; charset=" + charset, essence + b";charset=" + charset)

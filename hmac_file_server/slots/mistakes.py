@@ -88,16 +88,25 @@ class Signature:
 
 @attrs.frozen
 class Token:
-    """A bearer token. It names the size and the type itself."""
+    """A bearer token. It names the size and the type itself.
+
+    :param at: when it is looked at, in seconds since 1970; None for now.
+    """
 
     shown: Presented
+    at: float | None = None
     what: str = attrs.field(default="token", init=False)
     form: str = attrs.field(default="v", init=False)
 
     def fits(self, guess: Guess) -> bool:
         if guess.path is None or not guess.secrets or guess.form != self.form:
             return False
-        return Verifier(guess.secrets).holds(self.shown, SlotPath((guess.path,)), guess.size)
+        return self.verifier(guess.secrets).holds(self.shown, SlotPath((guess.path,)), guess.size)
+
+    def verifier(self, secrets: Sequence[bytes]) -> Verifier:
+        """Who looks at it then."""
+        at = self.at
+        return Verifier(secrets) if at is None else Verifier(secrets, lambda: at)
 
 
 Proof = Signature | Token
@@ -120,6 +129,8 @@ def proof_of(shown: Presented) -> Proof | None:
 
 def why_unsigned(asked: Asked) -> str:
     """What to do about an upload that shows nothing."""
+    if any(name.startswith(b"amp;") for name in asked.shown.parameters):
+        return 'the query has "&amp;" in place of "&": the URL was taken from HTML or XML as it stands there'
     if _EJABBERD.search(asked.path):
         return "by its path it is ejabberd's: set external_secret in mod_http_upload to the daemon's Secret"
     return f"{_UNSIGNED}; or a proxy cuts the query off, or Authorization"

@@ -705,7 +705,7 @@ def test_one_line_a_request(make_daemon: MakeDaemon, tmp_path: Path) -> None:
         f'127.0.0.1 POST {file} 405 in=0 {out[7]} "-" - this method is not served here:'
         " XMPP clients PUT to the URL of a slot that their server gives them (XEP-0363)",
         f'127.0.0.1 PUT /upload/slot/b.bin 403 in=5 {out[8]} "-"'
-        " - the v parameter is not one signature of 64 hex digits",
+        " - the v parameter is not one signature of 64 hex digits (size=5 type=-)",
         f'127.0.0.1 PUT {file} 409 in=5 {out[9]} "-" - the slot has been used for another file',
         f'127.0.0.1 PUT /upload/slot/b.bin 413 in=1001 {out[10]} "-"'
         " - 1001 bytes, but at most 1000 bytes are taken (MaxUploadSize); the XMPP server's own limit is higher",

@@ -207,7 +207,7 @@ def test_store_that_is_not_there(make_daemon: MakeDaemon) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("lines", ["Secret = x", 'Secret = "change-me"', "MaxRetries = -1", "[server]"])
+@pytest.mark.parametrize("lines", ["Secret = x", 'Secret = "change-me"', "MaxRetries = -1", "[nonsense]"])
 def test_what_the_file_says(make_daemon: MakeDaemon, lines: str, workers: int) -> None:
     """What does not get better by itself ends the start so that it is not tried again."""
     daemon = make_daemon(Workers=workers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -62,6 +63,48 @@ class Relay:
         except OSError:
             pass
         sink.close()
+
+
+class Server:
+    """Something before the daemon.
+
+    :param answer: is given each connection and the head of its first request; whether it has answered by itself.
+    """
+
+    def __init__(self, port: int, answer: Callable[[socket.socket, bytes], bool]) -> None:
+        self.there, self.answer = port, answer
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/upload/"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with contextlib.suppress(OSError), client:
+            head = client.recv(65536)
+            if self.answer(client, head):
+                return
+            with socket.create_connection(("127.0.0.1", self.there)) as server:
+                threading.Thread(target=_pass, args=(server, client), daemon=True).start()
+                server.sendall(head)
+                _pass(client, server)
+
+
+def _pass(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
 
 
 def stored(daemon: Daemon, url: str) -> bytes:
@@ -154,6 +197,72 @@ def test_a_server_that_comes_up(make_daemon: MakeDaemon) -> None:
         out, _ = waiting.communicate(timeout=120)
     assert waiting.returncode == 0
     assert stored(daemon, out.decode()) == daemon.config.read_bytes()
+
+
+def test_an_answer_before_the_end(make_daemon: MakeDaemon, tmp_path: Path) -> None:
+    """A proxy that fails early, and goes on to read, has nothing to do with the next try."""
+    daemon = make_daemon().start()
+    body = os.urandom(8 * MIB)
+    (tmp_path / "large.bin").write_bytes(body)
+    drained: list[bytes] = []
+
+    def fail_once(client: socket.socket, head: bytes) -> bool:
+        if not head.startswith(b"PATCH") or drained:
+            return False
+        drained.append(b"")
+        client.sendall(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+        while data := client.recv(65536):
+            drained.append(data)
+        return True
+
+    with Server(daemon.port, fail_once) as server:
+        ended = command("put", "-c", daemon.config, "--url", server.url, "large.bin", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert stored(daemon, ended.stdout) == body
+
+
+@pytest.mark.parametrize("ending", ["endless", "cut"])
+def test_an_answer_that_is_not_whole(make_daemon: MakeDaemon, tmp_path: Path, ending: str) -> None:
+    """What is said of a refusal is read as far as it is worth it, and shown without what moves a terminal's cursor."""
+    daemon = make_daemon()
+    (tmp_path / "file").write_bytes(b"hello")
+
+    def refuse(client: socket.socket, head: bytes) -> bool:
+        client.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 100000000\r\n\r\nno \x1b]0;owned\x07")
+        if ending == "endless":
+            while True:
+                client.sendall(b"x" * 1000)
+        return True
+
+    with Server(daemon.port, refuse) as server:
+        ended = command("put", "-c", daemon.config, "--url", server.url, "file", "file", cwd=tmp_path)
+    assert ended.returncode == 1
+    assert ended.stderr.count("file: 403 no \\x1b]0;owned\\x07") == 2
+    assert "Traceback" not in ended.stderr
+
+
+def test_names_that_can_not_be_slots(make_daemon: MakeDaemon, tmp_path: Path) -> None:
+    """They are named, and the others go on."""
+    daemon = make_daemon().start()
+    for name in (".hmac-file-server-x", "a\nb", "ok"):
+        (tmp_path / name).write_text("hello")
+    ended = command("put", "-c", daemon.config, ".hmac-file-server-x", "a\nb", "ok", cwd=tmp_path)
+    assert ended.returncode == 1
+    assert "the path has a name that the server keeps for itself" in ended.stderr
+    assert "the path has a control character" in ended.stderr
+    assert stored(daemon, ended.stdout) == b"hello"
+
+
+def test_nowhere_to_print(make_daemon: MakeDaemon) -> None:
+    """A URL that can not be printed is not lost."""
+    daemon = make_daemon().start()
+    with Path("/dev/full").open("wb") as full:
+        run = [*COMMAND, "put", "-c", str(daemon.config), str(daemon.config)]
+        ended = subprocess.run(run, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+    assert ended.returncode == 1
+    [url] = re.findall(r"(http\S+) is stored; standard output: No space left on device", ended.stderr)
+    assert stored(daemon, url) == daemon.config.read_bytes()
 
 
 @pytest.mark.parametrize(
