@@ -18,6 +18,8 @@ _HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+(?:%[^\]/\s]+)?)\]|(?P<host>
 _HOST = re.compile(r"[\w.:%-]+\Z")
 _WITH_BACKLOG = {"tcp", "tcp4", "tcp6", "unix", "ssl"}
 _BACKLOG = 1024
+_SHARED = ("tcp", "tcp4", "tcp6", "unix", "systemd")
+NOT_SHARED = "several workers need a plain socket; let a proxy speak TLS, or set Workers = 1"
 _PROXIED = "haproxy:"
 _PARTS = re.compile(r"((?:\\.|[^:\\])*)(?::|\Z)")
 _BUILT_IN = {"tcp", "tcp4", "tcp6", "unix", "ssl", "systemd"}
@@ -80,6 +82,11 @@ class Listen:
             if part:
                 given[name] = re.sub(r"\\(.)", r"\1", value)
         return given
+
+    @property
+    def can_be_shared(self) -> bool:
+        """Whether several processes can accept from one socket there."""
+        return self.kind in _SHARED
 
     @property
     def is_proxied(self) -> bool:
@@ -171,6 +178,9 @@ def _endpoint(value: str, name: str) -> Listen:
         return attrs.evolve(_endpoint(inner, inner.partition(":")[0]), endpoint=value)
     if name == "unix":
         return Listen(value, unix=_unix(Listen(value)))
+    port = re.match(r"(?:tcp|tcp4|tcp6|ssl):(?:port=)?(\d+)", value)
+    if port is not None and int(port[1]) > 65535:
+        raise ValueError("a port is at most 65535")
     found = re.match(r"(?:tcp|tcp4|tcp6):(?:port=)?(\d+):interface=((?:\\:|[^:])+)\Z", value)
     if found is None:
         return Listen(value)

@@ -26,15 +26,17 @@ WORKER = "HMAC_FILE_SERVER_WORKER"
 """In the environment of a worker, one process of several: the descriptor of the socket that it accepts from."""
 
 _LARGEST_FILE = 1 << 20
+_NEEDED = frozenset({"secret", "storedir", "listenport", "uploadsubdir"})
 _SECRET = frozenset({"secret", "deletesecret", "redispassword"})
 _FOREIGN = frozenset(
     """
-    autobantime autounban blockafterfails blockduration bufferenabled buffersize buffer_size checksumverification
-    chunkmaxretries chunk_max_retries chunk_size deletefiles deletefilesafterperiod deletefilesreport
-    deletefilesreportpath enablegetretries enableversioning loggingenabled maxretentionsize maxretentiontime
-    maxversions minfreespacethreshold numcores readtimeout read_timeout reasksecretenabled reask_secret_enabled
-    reasksecretinterval reask_secret_interval redisenabled reportpath retentionpolicyenabled unixsocketpath
-    versioningdirectory versioningstrategy writereport writetimeout write_timeout
+    autobantime autounban blockafterfails blockduration buffer_size bufferenabled buffersize
+    checksumverification chunk_max_retries chunk_size chunkmaxretries cleanupinterval deletefiles
+    deletefilesafterperiod deletefilesreport deletefilesreportpath enablegetretries enableversioning filettl
+    filettlenabled loggingenabled maxretentionsize maxretentiontime maxversions minfreebytes
+    minfreespacethreshold numcores read_timeout readtimeout reask_secret_enabled reask_secret_interval
+    reasksecretenabled reasksecretinterval redisenabled reportpath retentionpolicyenabled unixsocketpath
+    versioningdirectory versioningstrategy write_timeout writereport writetimeout
     """.split()
 )
 """Keys of prosody-filer and hmac-file-server 1.0.x that mean nothing here."""
@@ -145,7 +147,12 @@ def load(path: str, handed_down: bytes | None = None, report: Report = stop) -> 
             try:
                 settings[field.name] = checked(path, name, value, field.metadata["parse"])
             except ConfigError as error:
-                report(error)
+                if (
+                    name.startswith("[") and lower not in _NEEDED
+                ):  # Of a table of 3.x, whose other limits do not hold here.
+                    warnings.append(f"{error}; passed over")
+                else:
+                    report(error)
                 given[lower] = name, BROKEN
     for lower, remedy in (
         ("secret", "add the secret that the XMPP server signs with, or SecretFile"),

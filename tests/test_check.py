@@ -11,6 +11,8 @@ from click.testing import CliRunner, Result
 
 from hmac_file_server import __version__
 from hmac_file_server.command.main import main
+from tests.neighbours.program import certificate as made_certificate
+from tests.support import need
 
 SECRET = "a-secret-that-nobody-knows-4711"
 
@@ -118,12 +120,51 @@ def test_no_file(tmp_path: Path) -> None:
         ('LogFile = "/nowhere/at/all.log"', "there is no folder /nowhere/at; make it"),
         ('ListenPort = "ssl:8443:privateKey=/nowhere/key.pem"', "/nowhere/key.pem"),
         ('ListenPort = "[::1]:9090"\nMetricsPort = "[::1]:9090"', "is ListenPort, too"),
+        ('ListenPort = ":9090"\nMetricsPort = "127.0.0.1:9090"', "is ListenPort, too"),
+        ('ListenPort = "unix:/nowhere/at/all.sock"', "the socket's folder must be there"),
+        ('ListenPort = "unix:/etc/passwd"', "Address already in use"),
+        (f'ListenPort = "unix:/tmp/{"x" * 120}"', "File name too long"),
+        ('ListenPort = "192.0.2.1:8080"', "this machine has no such address"),
+        ('ListenPort = "[fe80::1%nosuch]:8080"', "there is no interface nosuch"),
+        ('ListenPort = "tcp:99999"', "a port is at most 65535"),
+        ('LogFile = "/tmp"', "is no file"),
     ],
 )
 def test_what_a_start_would_fail_by(file: Path, more: str, word: str) -> None:
     found = invoke("check", str(written(file, good(file.parent, more))))
     assert found.exit_code == os.EX_CONFIG
     assert word in found.output
+
+
+def test_workers_and_tls(file: Path) -> None:
+    """Two workers can not share an address that speaks TLS."""
+    need("openssl")
+    certificate, key = made_certificate(file.parent, "localhost")
+    more = f'ListenPort = "ssl:8443:privateKey={key}:certKey={certificate}"\n'
+    assert invoke("check", str(written(file, good(file.parent, more)))).exit_code == 0
+    found = invoke("check", str(written(file, good(file.parent, more + "Workers = 2"))))
+    assert "several workers need a plain socket" in found.output
+
+
+def test_what_listens_anywhere(file: Path) -> None:
+    """Both ports may be 0, which stands for any; LogFile may be a link to what is not there yet."""
+    (file.parent / "link").symlink_to(file.parent / "log")
+    more = f'ListenPort = "127.0.0.1:0"\nMetricsPort = "127.0.0.1:0"\nLogFile = "{file.parent}/link"'
+    assert invoke("check", str(written(file, good(file.parent, more)))).exit_code == 0
+
+
+def test_a_folder_of_the_stores_own_that_is_a_file(file: Path) -> None:
+    text = good(file.parent)
+    (file.parent / "store/.hmac-file-server").write_text("x")
+    found = invoke("check", str(written(file, text)))
+    assert found.exit_code == os.EX_CONFIG
+    assert "can not write to" in found.output
+
+
+def test_a_file_name_that_is_none(file: Path) -> None:
+    found = invoke("check", str(written(file, 'SecretFile = "a\\u0000b"\nStoreDir = "/x"')))
+    assert found.exit_code == os.EX_CONFIG
+    assert "has a NUL character" in found.output
 
 
 def test_a_store_that_can_not_be(file: Path) -> None:

@@ -483,7 +483,14 @@ def test_refused_secret_file(path: Path, content: bytes | None, reason: str) -> 
 
 def test_two_secrets_of_two_kinds(path: Path) -> None:
     """Secret beside SecretFile is refused, for nobody could tell which of them counts."""
-    assert refusal(path, NEEDED + 'secretfile = "x"') == 'secretfile = "x": there is a Secret too; keep one of the two'
+    line = refusal(path, NEEDED + 'secretfile = "/x"')
+    assert line == 'secretfile = "/x": there is a Secret too; keep one of the two'
+
+
+def test_a_secret_in_the_wrong_place(path: Path) -> None:
+    """SecretFile that has the secret itself, and Redis's password behind its address, are not shown."""
+    for wrong in ('SecretFile = "hunter2-hunter2"\nStoreDir = "/x"\n', NEEDED + 'RedisAddr = "a:1,password=hunter2"'):
+        assert "hunter2" not in refusal(path, wrong)
 
 
 # The example's secret
@@ -655,6 +662,33 @@ def test_tables_of_3(path: Path, redis: bool) -> None:
     assert load(str(path), config.handed_down).hosts == config.hosts
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "warning"),
+    [
+        ('"10GB"', '"much"', '[server] max_upload_size = "much": write a size'),
+        ('"2MB"', '"adaptive"', '[uploads] chunk_size = "adaptive": write a size'),
+        ('"60m"', '"0s"', "[uploads] sessiontimeout = 0.0: write a number of seconds"),
+        ("[clamav]", "[quotas]", "[quotas] of hmac-file-server 3.x: enabled: passed over"),
+    ],
+)
+def test_values_of_3_that_mean_nothing_here(path: Path, old: str, new: str, warning: str) -> None:
+    """They are named, and the defaults hold."""
+    path.write_text(VERSION_3.replace("{redis}", "true").replace(old, new, 1))
+    assert any(warning in said for said in load(str(path)).warnings)
+
+
+def test_how_3_spells_values(path: Path) -> None:
+    text = VERSION_3.replace("{redis}", "true").replace('"60m"', '"1h30m"').replace('"1GB"', '"1.5GB"')
+    path.write_text(text.replace('"INFO"', '"trace"').replace('"8088"', '":8088"'))
+    config = load(str(path))
+    assert (config.session_timeout, config.min_free_space, config.log_level) == (5400, 1_500_000_000, "debug")
+    assert config.listen.bind == ("127.0.0.1", 8088)
+
+
+def test_a_table_without_those_of_3(path: Path) -> None:
+    assert refusal(path, 'Secret = "x"\nStoreDir = "/x"\n[quotas]\nx = 1\n').startswith("quotas: unknown key")
+
+
 def test_tables_of_3_beside_a_plain_key(path: Path) -> None:
     """UploadSubDir may stand above them; a key that is in both places is named, and a secret is not shown."""
     path.write_text('UploadSubDir = "upload/"\n' + VERSION_3.replace("{redis}", "true"))
@@ -669,8 +703,6 @@ def test_tables_of_3_beside_a_plain_key(path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
-        ('"10GB"', '"much"', '[server] max_upload_size = "much": write a size'),
-        ('"60m"', '"1h30m"', '[uploads] sessiontimeout = "1h30m": write a number of seconds'),
         ('"a-secret-of-somebody-with-3.x-4711"', "4711", "[security] secret: write the secret in quotes"),
         (
             "a-secret-of-somebody-with-3.x-4711",

@@ -6,19 +6,24 @@ import contextlib
 import errno
 import os
 import shlex
+import socket
 import stat
 from collections.abc import Iterator
 
 import click
 
-from hmac_file_server.address import Listen
+from hmac_file_server.address import NOT_SHARED, Listen
 from hmac_file_server.command.options import print_json, with_config, with_json
 from hmac_file_server.config import Config, advice_on_secrets, load, secret_files
-from hmac_file_server.daemon.listener import Listener
+from hmac_file_server.daemon.listener import Listener, cannot_listen
 from hmac_file_server.log import printable
 from hmac_file_server.settings.hosts import Host
 from hmac_file_server.settings.problems import ConfigError
+from hmac_file_server.slots.path import MAX_NAME, RESERVED
 from hmac_file_server.stores.faults import user
+
+_EVERYWHERE = frozenset({"::", "0.0.0.0"})  # noqa: S104
+_LONGEST_SOCKET = 107
 
 
 @click.command()
@@ -76,11 +81,17 @@ def examine(path: str) -> tuple[list[str], list[str]]:
 
 def _wrong_with_store(config: Config, host: Host) -> Iterator[str]:
     folder, parent = host.store_dir, _nearest(host.store_dir)
-    if not os.path.isdir(parent):
+    own = os.path.join(folder, os.fsdecode(RESERVED))
+    if any(len(os.fsencode(part)) > MAX_NAME for part in folder.split("/")):
+        yield config.problem("StoreDir", folder, f"a part of it is longer than {MAX_NAME} bytes")
+    elif not os.path.isdir(parent):
         yield config.problem("StoreDir", folder, f"{printable(parent)} is no folder")
     elif not os.access(parent, os.W_OK | os.X_OK):
         what = "it" if parent == folder else f"{printable(parent)}, in which it would be made,"
         yield config.problem("StoreDir", folder, f"the user {user()} can not write to {what}")
+    elif os.path.lexists(own) and not (os.path.isdir(own) and os.access(own, os.W_OK | os.X_OK)):
+        reason = f"the user {user()} can not write to {printable(own)}, which an earlier run by another one has made"
+        yield config.problem("StoreDir", folder, reason)
 
 
 def _wrong_with_addresses(config: Config) -> Iterator[str]:
@@ -90,21 +101,59 @@ def _wrong_with_addresses(config: Config) -> Iterator[str]:
     keys = {"ListenPort": config.listen}
     if config.metrics_enabled:
         keys["MetricsPort"] = config.metrics_listen
-        if config.metrics_listen.endpoint == config.listen.endpoint:
+        if _meet(config.listen, config.metrics_listen):
             yield config.problem("MetricsPort", config.metrics_listen.given, "is ListenPort, too; give each its own")
+    if config.workers > 1 and not config.listen.can_be_shared:
+        yield config.problem("ListenPort", config.listen.given, NOT_SHARED)
     for key, listen in keys.items():
         if listen.kind != "systemd":  # Its sockets are there only when systemd starts the daemon.
             try:
                 Listener(config, key, listen, ServerFactory(), reactor)
+                _try_address(listen)
             except ConfigError as error:
                 yield str(error)
+            except OSError as error:
+                yield str(cannot_listen(config, key, listen, error))
+
+
+def _meet(one: Listen, other: Listen) -> bool:
+    """Whether two listen at the same place."""
+    if one.bind is None or other.bind is None:
+        return one.endpoint == other.endpoint
+    hosts = {one.bind[0], other.bind[0]}
+    return one.bind[1] == other.bind[1] != 0 and (len(hosts) == 1 or not hosts.isdisjoint(_EVERYWHERE))
+
+
+def _try_address(listen: Listen) -> None:
+    """See whether the address can be had, but not its port: the daemon may run.
+
+    :raises OSError: if not.
+    """
+    if listen.bind is not None:
+        host = listen.bind[0]
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as tried:
+            tried.bind(socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][4])
+    elif listen.unix is not None:
+        path = os.path.abspath(listen.unix.path)
+        if len(os.fsencode(path)) > _LONGEST_SOCKET:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        if os.path.lexists(path) and not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        if not os.access(os.path.dirname(path), os.W_OK | os.X_OK):
+            missing = errno.EACCES if os.path.isdir(os.path.dirname(path)) else errno.ENOENT
+            raise OSError(missing, os.strerror(missing))
 
 
 def _wrong_with_log(config: Config) -> Iterator[str]:
-    parent = os.path.dirname(config.log_file) or "."
-    if config.log_file and not os.path.isdir(parent):
+    if not config.log_file:
+        return
+    path = os.path.realpath(config.log_file)
+    parent = os.path.dirname(path)
+    if not os.path.isdir(parent):
         yield config.problem("LogFile", config.log_file, f"there is no folder {printable(parent)}; make it")
-    elif config.log_file and not os.access(config.log_file if os.path.lexists(config.log_file) else parent, os.W_OK):
+    elif os.path.isdir(path) or (os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode)):
+        yield config.problem("LogFile", config.log_file, "is no file")
+    elif not os.access(path if os.path.exists(path) else parent, os.W_OK):
         yield config.problem("LogFile", config.log_file, f"the user {user()} can not write to it")
 
 
@@ -130,7 +179,7 @@ def _unwise(config: Config) -> Iterator[str]:
 
 def _open_secrets(config: Config) -> Iterator[str]:
     for file in dict.fromkeys(secret_files(config)):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             mode = os.stat(file).st_mode
             if stat.S_ISREG(mode) and mode & stat.S_IROTH:
                 yield f"{file}: every user of this machine can read the secret in it: chmod o-r {shlex.quote(file)}"
@@ -168,7 +217,7 @@ def _nearest(folder: str) -> str:
 
 
 def _is_every_address(listen: Listen) -> bool:
-    return not listen.loopback and listen.unix is None and (listen.bind or ("::", 0))[0] in ("::", "0.0.0.0")  # noqa: S104
+    return not listen.loopback and listen.unix is None and (listen.bind or ("::", 0))[0] in _EVERYWHERE
 
 
 def _is_open(listen: Listen) -> bool:

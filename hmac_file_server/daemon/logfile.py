@@ -90,15 +90,7 @@ class LogFile(Stream):
             self.descriptor = self._open()
 
     def _open(self) -> int:
-        flags = os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-        try:
-            # Not for all to read: whoever has the path of a file may have the file.
-            opened = os.open(self.path, os.O_WRONLY | flags, 0o640)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            # A FIFO that nobody reads yet.
-            opened = os.open(self.path, os.O_RDWR | flags & ~os.O_CREAT)
+        opened = open_file(self.path)
         self._identity = os.fstat(opened)
         self._is_torn = stat.S_ISREG(self._identity.st_mode) and _last_byte(self.path) not in (b"\n", b"")
         return opened
@@ -284,7 +276,8 @@ class LogWriter:
         elif isinstance(here, LogFile):
             here.path, here.is_stale = path, True
         else:
-            self._stream = LogFile(path, os.dup(here.descriptor))
+            is_ours = here.descriptor not in (1, self.standard)
+            self._stream = LogFile(path, here.descriptor if is_ours else os.dup(here.descriptor))
 
     def _write_some(self) -> bool:
         self._turn()
@@ -325,6 +318,27 @@ class LogWriter:
         if poll.poll(0):
             with contextlib.suppress(OSError):
                 os.write(2, text[:_TOGETHER])
+
+
+def check_log(path: str) -> None:
+    """See whether a file can be logged to; it is made if it is not there.
+
+    :raises OSError: if not.
+    """
+    os.close(open_file(path))
+
+
+def open_file(path: str) -> int:
+    """Open a file to log to."""
+    flags = os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+    try:
+        # Not for all to read: whoever has the path of a file may have the file.
+        return os.open(path, os.O_WRONLY | flags, 0o640)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        # A FIFO that nobody reads yet.
+        return os.open(path, os.O_RDWR | flags & ~os.O_CREAT)
 
 
 def open_log(path: str, given: Any, is_worker: bool = False) -> LogWriter:

@@ -21,7 +21,7 @@ from hmac_file_server.daemon.health import check_all, open_store
 from hmac_file_server.daemon.host import HostService
 from hmac_file_server.daemon.housekeeper import Housekeeper
 from hmac_file_server.daemon.listener import Listener, SharedListener
-from hmac_file_server.daemon.logfile import LogWriter
+from hmac_file_server.daemon.logfile import LogWriter, check_log
 from hmac_file_server.daemon.metrics_site import MetricsRoot, MetricsService, Ready
 from hmac_file_server.daemon.notify import Notifier
 from hmac_file_server.daemon.reload import STOPPING, Reload, in_thread
@@ -164,6 +164,7 @@ class FileService(MultiService):
         stores: dict[str, IStore] = {}
         going_on = {host.host.name: host for host in self._hosts}
         try:
+            try_log(config)
             certificates = self._listener.read_certificates()
             metrics = _nothing if self._metrics_site is None else self._metrics_site.prepare(config)
             for host in config.hosts:
@@ -290,6 +291,16 @@ class FileService(MultiService):
 def log_status(out: Out) -> str:
     """What a line of status says of the log, where the log itself can not say it."""
     return f"; {out.problem}" if out.problem else ""
+
+
+def try_log(config: Config) -> None:
+    """:raises ConfigError: if LogFile can not be written to."""
+    try:
+        if config.log_file:
+            check_log(config.log_file)
+    except OSError as error:
+        reason = f"{error.strerror}; name a file that can be written, or leave it empty"
+        raise ConfigError(config.problem("LogFile", config.log_file, reason)) from None
 
 
 def set_log(config: Config, out: Out) -> None:

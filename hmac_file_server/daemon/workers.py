@@ -17,6 +17,7 @@ from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from hmac_file_server.address import NOT_SHARED
 from hmac_file_server.config import WORKER, Config
 from hmac_file_server.daemon.channel import Child, Report, Settle, Stop, adopt, send_settings
 from hmac_file_server.daemon.health import StoreCheck, check_all, open_store
@@ -27,7 +28,7 @@ from hmac_file_server.daemon.logfile import STANDARD_OUTPUT, LogWriter
 from hmac_file_server.daemon.metrics_site import MetricsRoot, MetricsService, Ready
 from hmac_file_server.daemon.notify import Notifier
 from hmac_file_server.daemon.reload import STOPPING, Reload
-from hmac_file_server.daemon.service import Prepared, log_status, say_hello, set_log, warn_of
+from hmac_file_server.daemon.service import Prepared, log_status, say_hello, set_log, try_log, warn_of
 from hmac_file_server.daemon.share import NOTHING, Share
 from hmac_file_server.daemon.signals import held_back, ignore_stopping
 from hmac_file_server.daemon.sockets import UnixSocket, tcp_sockets
@@ -43,7 +44,6 @@ _LIVED_LONG = 60.0
 _PATIENCE = 10.0
 _ASK_EVERY = 1.0
 _LATE, _HUNG = 3.0, 15.0
-_SHARED = ("tcp", "tcp4", "tcp6", "unix", "systemd")
 
 
 class WorkersService(MultiService):
@@ -56,9 +56,8 @@ class WorkersService(MultiService):
 
     def __init__(self, config: Config, path: str, reactor: Any, out: LogWriter) -> None:
         super().__init__()
-        if config.listen.kind not in _SHARED:
-            reason = "several workers need a plain socket; let a proxy speak TLS, or set Workers = 1"
-            raise ConfigError(config.problem("ListenPort", config.listen.given, reason))
+        if not config.listen.can_be_shared:
+            raise ConfigError(config.problem("ListenPort", config.listen.given, NOT_SHARED))
         self._config, self._path, self._reactor, self._out = config, path, reactor, out
         self._stores: dict[str, IStore] = {host.name: open_store(config, host, reactor) for host in config.hosts}
         self._workers: list[Worker] = []
@@ -87,6 +86,7 @@ class WorkersService(MultiService):
 
         :raises ConfigError: if the configuration can not be had.
         """
+        try_log(config)
         metrics = self._metrics_site.prepare(config)
         stores: dict[str, IStore] = {}
         try:

@@ -79,7 +79,9 @@ def line_of(place: str, name: str, value: object, reason: str) -> str:
         return f"{place}: {name}: {reason}"
     shown = _shown(value)
     if last == "redisaddr":  # It may be a URL with a password, redis://:password@host.
-        shown = re.sub(r"""(["']?).*@""", r"\1...@", shown)
+        shown = re.sub(r"""(["']?).*@""", r"\1...@", shown).partition(",")[0]
+    if last == "secretfile" and "/" not in shown:  # It may be the secret itself.
+        shown = '"..."'
     return f"{place}: {name} = {shown[:200]}: {reason}"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import attrs
@@ -94,9 +95,9 @@ def size(low: int, high: int) -> Callable[[Any], int]:
     def parse(value: Any) -> int:
         size = value
         if isinstance(value, str):
-            found = re.fullmatch(r"(\d{1,18})\s*([a-zA-Z]*)", value.strip())
+            found = re.fullmatch(r"(\d{1,18}(?:\.\d{1,9})?)\s*([a-zA-Z]*)", value.strip())
             unit = _UNITS.get(found[2].lower()) if found else None
-            size = int(found[1]) * unit if found and unit else None
+            size = int(Decimal(found[1]) * unit) if found and unit else None
         if isinstance(size, bool) or not isinstance(size, int) or not low <= size <= high:
             raise ValueError(f'write a size from {low} to {high} bytes, as a number or as "1MiB"')
         return size

@@ -7,13 +7,9 @@ from typing import Any
 
 from hmac_file_server.log import printable
 
-_TABLES = frozenset(
-    """
-    admin audit build clamav client_network_support database deduplication downloads file handoff iso key_rotation
-    logging metadata metrics network network_interfaces network_resilience quota rate_limit redis security server
-    session storage timeouts upload uploads validation versioning workers
-    """.split()
-)
+_SIGNS = frozenset({"server", "security"})
+"""Tables that every such file has."""
+
 _KEYS = {
     ("server", "bindip"): "",
     ("server", "listenaddress"): "ListenPort",
@@ -40,6 +36,8 @@ _KEYS = {
 }
 """Keys that mean something here, by table and without underscores; empty where they go with another one."""
 
+_LEVELS = {"trace": "debug", "fatal": "error", "panic": "error"}
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATIONS = frozenset({"SessionTimeout", "IdleTimeout", "ShutdownTimeout"})
 
@@ -49,7 +47,9 @@ def take_tables(path: str, read: dict[str, Any]) -> tuple[dict[str, tuple[str, A
 
     :returns: the keys that they have of ours, each with the name that it has there; and warnings.
     """
-    tables = {name: table for name, table in read.items() if name.lower() in _TABLES and isinstance(table, dict)}
+    tables = {name: table for name, table in read.items() if isinstance(table, dict)}
+    if _SIGNS.isdisjoint(map(str.lower, tables)):
+        return {}, []
     given: dict[str, tuple[str, Any]] = {}
     warnings, others = [], dict[str, Any]()
     for title, table in tables.items():
@@ -67,7 +67,7 @@ def take_tables(path: str, read: dict[str, Any]) -> tuple[dict[str, tuple[str, A
         if unknown:
             warnings.append(f"{path}: [{title}] of hmac-file-server 3.x: {', '.join(unknown)}: passed over")
     _rewrite(given, others)
-    if tables and "uploadsubdir" not in map(str.lower, read):
+    if "uploadsubdir" not in map(str.lower, read):
         given["UploadSubDir"] = "UploadSubDir", ""
         warnings.append(
             f"{path}: files lie and are signed by the whole path of their URL, as hmac-file-server 3.x has it; if the"
@@ -81,8 +81,12 @@ def _rewrite(given: dict[str, tuple[str, Any]], others: dict[str, Any]) -> None:
     """Spell the values as they are spelled here."""
     for ours, host in (("ListenPort", str(others.get("bindip", ""))), ("MetricsPort", "")):
         name, value = given.get(ours, ("", ""))
-        if str(value).isdigit():
-            given[ours] = name, f"[{host}]:{value}" if ":" in host else f"{host}:{value}"
+        port = str(value).removeprefix(":")
+        if port.isdigit():
+            given[ours] = name, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    name, level = given.get("LogLevel", ("", ""))
+    if str(level).lower() in _LEVELS:
+        given["LogLevel"] = name, _LEVELS[str(level).lower()]
     if not given.get("UnixSocket", ("", True))[1]:
         del given["UnixSocket"]
     if not others.get("redisenabled", others.get("enabled", True)):
@@ -91,6 +95,7 @@ def _rewrite(given: dict[str, tuple[str, Any]], others: dict[str, Any]) -> None:
 
 
 def _seconds(value: Any) -> Any:
-    """A duration of Go's with one unit in seconds; anything else as it is."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", value) if isinstance(value, str) else None
-    return float(found[1]) * _SECONDS[found[2]] if found else value
+    """A duration of Go's, as 1h30m, in seconds; anything else as it is."""
+    if not isinstance(value, str) or not re.fullmatch(rf"(?:{_SPAN.pattern})+", value):
+        return value
+    return sum(float(count) * _SECONDS[unit] for count, unit in _SPAN.findall(value))
