@@ -28,7 +28,7 @@ from hmac_file_server.daemon.share import Share
 from hmac_file_server.daemon.signals import ignore_stopping
 from hmac_file_server.files.access_log import AccessLog
 from hmac_file_server.files.tree import Root
-from hmac_file_server.log import LEVELS, LineLog, Out
+from hmac_file_server.log import FORMS, LEVELS, LineLog, Out
 from hmac_file_server.metrics import Current, Metrics, ReloadMetrics
 from hmac_file_server.settings.problems import ConfigError
 from hmac_file_server.stores.interface import IStore
@@ -82,7 +82,7 @@ class FileService(MultiService):
         self._retired: list[HostService] = []
         self._offered: tuple[Config, Prepared] | None = None
         self._metrics = Metrics()
-        self._lines = LineLog(out, config.log_level)
+        self._lines = LineLog(out, config.log_level, config.log_format)
         stores = {host.name: open_store(config, host, reactor) for host in config.hosts}
         self._set_hosts(config, stores)
         self._site = self._make_site()
@@ -189,7 +189,7 @@ class FileService(MultiService):
         prepared.certificates()
         self._site.configure(self._tree(), _limits(config), self._hints())
         set_log(config, self._out)
-        self._lines.set_level(config.log_level)
+        self._lines.configure(config.log_level, config.log_format)
         if self._says_hello:
             warn_of(config, [host.store for host in self._hosts])
 
@@ -292,7 +292,7 @@ def log_status(out: Out) -> str:
 
 def set_log(config: Config, out: Out) -> None:
     """Log what a configuration says, and to the file that it names."""
-    out.lowest = LEVELS[config.log_level]
+    out.lowest, out.form = LEVELS[config.log_level], FORMS[config.log_format]
     if isinstance(out, LogWriter):
         out.move(config.log_file)
 

@@ -86,7 +86,7 @@ class Outside(Node):
         if request.method != b"PUT":
             raise attrs.evolve(error, detail=f"{error}; {where_uploads_go(self._prefixes)}")
         upload = asked(request, length or 0)
-        raise attrs.evolve(error, detail=lambda: f"{error}; {self._guess(upload)} ({clues(upload)})")
+        raise attrs.evolve(error, detail=lambda: f"{error}; {self._guess(upload)}", clues=lambda: clues(upload))
 
     def _guess(self, upload: Asked) -> str:
         guesses = (place.files.mistake(upload, place.prefix) for place in self._places)
