@@ -29,7 +29,7 @@ from hmac_file_server.daemon.signals import ignore_stopping
 from hmac_file_server.files.access_log import AccessLog
 from hmac_file_server.files.tree import Root
 from hmac_file_server.log import FORMS, LEVELS, LineLog, Out
-from hmac_file_server.metrics import Current, Metrics, ReloadMetrics
+from hmac_file_server.metrics import CertificateMetrics, Current, Metrics, ReloadMetrics
 from hmac_file_server.settings.problems import ConfigError
 from hmac_file_server.stores.interface import IStore
 from hmac_file_server.web.client import Proxies
@@ -98,8 +98,13 @@ class FileService(MultiService):
         ready = Ready(lambda: "stopping" if self._site.draining else "", self._check_stores)
         registry = CollectorRegistry()
         registry.register(Current(lambda: self._metrics.registry))
-        self._metrics_site = MetricsService(config, MetricsRoot(registry, ready), reactor)
-        self._metrics_site.setServiceParent(self)
+        metrics_site = self._metrics_site = MetricsService(config, MetricsRoot(registry, ready), reactor)
+        metrics_site.setServiceParent(self)
+        listener = self._listener
+        CertificateMetrics(
+            registry,
+            lambda: {"ListenPort": listener.certificate_ends, "MetricsPort": metrics_site.certificate_ends},
+        )
         # The last to start: by then all listen.
         notifier = Notifier(reactor, os.environ, self._status)
         notifier.setServiceParent(self)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.neighbours.program import certificate
+from tests.neighbours.program import certificate, run
 from tests.process.test_hosts import host
 from tests.process.test_signals import started
 from tests.support import DEADLINE, SECRET, Daemon, eventually, free_port, need, put_head, put_target
@@ -395,6 +395,15 @@ def test_metrics_on_and_off(make_daemon: MakeDaemon, workers: int) -> None:
             daemon.metric("hmac_file_server_uploads_total")
 
 
+ENDS = "hmac_file_server_certificate_not_after_timestamp_seconds"
+
+
+def end_of(certificate: bytes) -> float:
+    """When a certificate in DER ends, in seconds since 1970, as openssl has it."""
+    said = run("openssl", "x509", "-noout", "-enddate", stdin=ssl.DER_cert_to_PEM_cert(certificate))
+    return ssl.cert_time_to_seconds(said.strip().partition("=")[2])
+
+
 def test_certificates(make_daemon: MakeDaemon, tmp_path: Path) -> None:
     """New certificates of an ssl: endpoint are shown to whoever connects next; bad ones are refused."""
     need("openssl")
@@ -421,11 +430,14 @@ def test_certificates(make_daemon: MakeDaemon, tmp_path: Path) -> None:
     daemon = make_daemon(ListenPort=endpoint).launch()
     eventually(lambda: "Starting reactor" in daemon.log)
     old = shown()
+    assert daemon.metric(ENDS, '{setting="ListenPort"}') == end_of(old)
     install(made[1])
     assert shown() == old
     reload(daemon)
     new = shown()
     assert new != old
+    assert daemon.metric(ENDS, '{setting="ListenPort"}') == end_of(new)
+    assert daemon.metric(ENDS, '{setting="MetricsPort"}') == 0
     for wrong in (b"no key", made[0][1].read_bytes()):
         live[1].write_bytes(wrong)
         reload(daemon, "the configuration stays as it was", Secret=NEW)
