@@ -101,7 +101,8 @@ class AccessLog:
         if without_right and not self._refused.is_told(request.client_address):
             return
         if self._lines.is_json:
-            self._lines.write_fields(level, _fields(request, seconds, timed_out, cut))
+            host_name = (request.host_name or None) if self._metrics().has_hosts else None
+            self._lines.write_fields(level, _fields(request, host_name, seconds, timed_out, cut))
             return
         agent = _short(request.said(b"User-Agent") or b"-", _LONGEST_AGENT).replace('"', "'")
         host = f" host={request.host_name or '-'}" if self._metrics().has_hosts else ""
@@ -176,7 +177,7 @@ def _how_it_ended(request: Request, refusal: str, timed_out: bool, cut: bool) ->
     return f"{what}; the client left before it was answered"
 
 
-def _fields(request: Request, seconds: float, timed_out: bool, cut: bool) -> dict[str, object]:
+def _fields(request: Request, host: str | None, seconds: float, timed_out: bool, cut: bool) -> dict[str, object]:
     """The line of a request as JSON has it: always the same keys, and more for an upload without a right."""
     error, body, agent = request.error, _upload(request), request.said(b"User-Agent")
     note = _how_it_ended(request, error.said if error else "", timed_out, cut)
@@ -192,7 +193,7 @@ def _fields(request: Request, seconds: float, timed_out: bool, cut: bool) -> dic
         "in": request.body_received,
         "out": request.sentLength,
         "seconds": round(seconds, 3),
-        "host": request.host_name or None,
+        "host": host,
         "agent": None if agent is None else _short(agent, _LONGEST_AGENT),
         "reason": reason,
         "note": note or None,

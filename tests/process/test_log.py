@@ -224,8 +224,8 @@ def test_json(make_daemon: MakeDaemon, tmp_path: Path, workers: int) -> None:
     assert all(("message" in line) != ("method" in line) for line in lines)
     assert not any(line.get("message") == "forged" for line in lines)
     [stored] = [line for line in lines if line.get("path") == "/upload/slot/a.bin"]
-    assert [stored[key] for key in ("client", "method", "status", "in", "agent")] == [
-        *("127.0.0.1", "PUT", 201, 5, "Client/1.0")
+    assert [stored[key] for key in ("client", "method", "status", "in", "host", "agent")] == [
+        *("127.0.0.1", "PUT", 201, 5, None, "Client/1.0")
     ]
     [told] = [line for line in lines if line.get("path") == "/upload/slot/b.bin"]
     assert [told[key] for key in ("level", "reason", "size", "type", "protocol", "signature")] == [
@@ -325,3 +325,18 @@ def test_another_stream_than_the_journal(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon(environment={"JOURNAL_STREAM": "8:12345"}).start()
     ask_each(daemon, "none", lambda: daemon.log)
     assert all(re.match(r"\d{4}-", line) for line in daemon.log.splitlines())
+
+
+def test_json_of_hosts(make_daemon: MakeDaemon) -> None:
+    """Where there are several hosts each line says to which one it was; null where it was to none."""
+    hosts = [{"Name": name, "UploadSubDir": f"{name}/", "StoreDir": f"store-{name}"} for name in ("one", "two")]
+    daemon = make_daemon(hosts=hosts, StoreDir=None, LogFormat="json").start()
+    for path in ("/one/a", "/two/a", "/three/a"):
+        assert daemon.request("GET", path).status == 404
+    eventually(lambda: "/three/a" in daemon.log)
+    lines = map(json.loads, daemon.log.splitlines())
+    assert {line["path"]: line["host"] for line in lines if "path" in line} == {
+        "/one/a": "one",
+        "/two/a": "two",
+        "/three/a": None,
+    }
