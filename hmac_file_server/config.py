@@ -60,6 +60,7 @@ class Config:
     workers: int = key("Workers", values.workers, 1)
     upload_sub_dir: str = key("UploadSubDir", values.prefix, "upload/")
     log_level: str = key("LogLevel", values.level, "info")
+    log_format: str = key("LogFormat", values.form, "text")
     log_file: str = key("LogFile", values.text, "")
     max_retries: int = key("MaxRetries", values.whole(0, 1000), 5)
     retry_delay: float = key("RetryDelay", values.seconds(0, 3600), 2)

@@ -1,13 +1,16 @@
-"""The log: its level, and what a line of it looks like."""
+"""The log: its level, and what a line of it looks like, as text or as JSON."""
 
 from __future__ import annotations
 
 import functools
+import json
 import re
 import time
 import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import attrs
 from twisted.logger import FileLogObserver, LogEvent, LogLevel, formatEvent
 
 LEVELS = {"debug": LogLevel.debug, "info": LogLevel.info, "warn": LogLevel.warn, "error": LogLevel.error}
@@ -24,13 +27,42 @@ _BLANK = re.compile(
 _CACHE = "Unable to write to plugin cache"
 
 
+@attrs.frozen
+class Form:
+    """What a line looks like.
+
+    :ivar line: makes one of its level, a printable text, and seconds since 1970, now by default.
+    :ivar bug: makes lines of the same, and of the rows of a traceback.
+    """
+
+    line: Callable[..., str]
+    bug: Callable[[str, str, float | None, Sequence[str]], str]
+
+    def event(self, event: LogEvent) -> str | None:
+        """One of Twisted's events, None if it says nothing."""
+        if str(event.get("format", "")).startswith(_CACHE):
+            return None
+        message = formatEvent(event)
+        failure = event.get("log_failure")
+        if not message and failure is None:
+            return None
+        level = event.get("log_level", LogLevel.info).name
+        message, seconds = printable(message, keep="\\"), event.get("log_time")
+        if failure is None:
+            return self.line(level, message, seconds)
+        rows = failure.getTraceback().rstrip("\n").split("\n")
+        return self.bug(level, message, seconds, [printable(row, keep="\\") for row in rows])
+
+
 class Out(Protocol):
     """What a log is written to.
 
     :ivar lowest: level of what is written.
+    :ivar form: of its lines.
     """
 
     lowest: Any
+    form: Form
 
     @property
     def problem(self) -> str:
@@ -41,33 +73,16 @@ class Out(Protocol):
 
 
 def observer(out: Any) -> FileLogObserver:
-    """Writes each event as one line of text: time, level, message; a traceback follows a bug."""
+    """Writes each event in the form that holds then: time, level, message, and the traceback of a bug."""
 
     def format_event(event: LogEvent) -> str | None:
-        return format_line(event) if event.get("log_level", LogLevel.info) >= out.lowest else None
+        return out.form.event(event) if event.get("log_level", LogLevel.info) >= out.lowest else None
 
     return FileLogObserver(out, format_event)
 
 
-def format_line(event: LogEvent) -> str | None:
-    """One event as text, None if it says nothing."""
-    if str(event.get("format", "")).startswith(_CACHE):
-        return None
-    message = formatEvent(event)
-    failure = event.get("log_failure")
-    if not message and failure is None:
-        return None
-    level = event.get("log_level", LogLevel.info)
-    line = one_line(level.name, printable(message, keep="\\"), event.get("log_time"))
-    if failure is not None:
-        # Its message may be a client's; indented, it can not be taken for a line of ours.
-        rows = failure.getTraceback().rstrip("\n").split("\n")
-        line += "".join(f"  {printable(row, keep=chr(92))}\n" for row in rows)
-    return line
-
-
-def one_line(level: str, text: str, seconds: float | None = None) -> str:
-    """A line with its time and level.
+def text_line(level: str, text: str, seconds: float | None = None) -> str:
+    """A line of text.
 
     :param text: printable.
     :param seconds: since 1970; now by default.
@@ -75,9 +90,44 @@ def one_line(level: str, text: str, seconds: float | None = None) -> str:
     return f"{_stamp(int(time.time() if seconds is None else seconds))} {level:<5} {text}\n"
 
 
+def _text_of_bug(level: str, text: str, seconds: float | None, traceback: Sequence[str]) -> str:
+    # Its message may be a client's; indented, it can not be taken for a line of ours.
+    return text_line(level, text, seconds) + "".join(f"  {row}\n" for row in traceback)
+
+
 @functools.lru_cache(maxsize=4)
 def _stamp(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(second))
+
+
+def json_line(level: str, fields: Mapping[str, object], seconds: float | None = None) -> str:
+    """An object of JSON on one line, which begins with the time (RFC 3339, UTC) and the level.
+
+    :param fields: the rest; texts are printable.
+    :param seconds: since 1970; now by default.
+    """
+    second, fraction = divmod(int((time.time() if seconds is None else seconds) * 1000), 1000)
+    return _encode({"time": f"{_utc(second)}.{fraction:03d}Z", "level": level, **fields}) + "\n"
+
+
+# What is printable is so in UTF-8, too.
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+@functools.lru_cache(maxsize=4)
+def _utc(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+
+
+def _json_of_message(level: str, text: str, seconds: float | None = None) -> str:
+    return json_line(level, {"message": text}, seconds)
+
+
+def _json_of_bug(level: str, text: str, seconds: float | None, traceback: Sequence[str]) -> str:
+    return json_line(level, {"message": text, "traceback": "\n".join(traceback)}, seconds)
+
+
+FORMS = {"text": Form(text_line, _text_of_bug), "json": Form(_json_of_message, _json_of_bug)}
 
 
 class LineLog:
@@ -85,15 +135,19 @@ class LineLog:
 
     :param out: what Twisted's log goes to as well.
     :param level: the lowest that is written.
+    :param form: one of FORMS.
+    :ivar is_json: whether lines are objects of JSON.
     """
 
-    def __init__(self, out: Out, level: str) -> None:
+    def __init__(self, out: Out, level: str, form: str = "text") -> None:
         self._out = out
-        self.set_level(level)
+        self.configure(level, form)
 
-    def set_level(self, level: str) -> None:
-        """From now on this is the lowest level that is written."""
+    def configure(self, level: str, form: str) -> None:
+        """From now on this is the lowest level that is written, and the form."""
         self._written = {name for name, value in LEVELS.items() if value >= LEVELS[level]}
+        self._line = FORMS[form].line
+        self.is_json = form == "json"
 
     def wants(self, level: str) -> bool:
         """Whether a line of this level is written at all."""
@@ -101,7 +155,15 @@ class LineLog:
 
     def write(self, level: str, text: str) -> None:
         """:param text: one line; what could forge, hide or reorder one is escaped."""
-        self._out.write(one_line(level, printable(text)))
+        self._out.write(self._line(level, printable(text)))
+
+    def write_fields(self, level: str, fields: Mapping[str, object]) -> None:
+        """Write an object of JSON.
+
+        :param fields: escaped likewise.
+        """
+        shown = {name: printable(value) if isinstance(value, str) else value for name, value in fields.items()}
+        self._out.write(json_line(level, shown))
 
 
 def printable(text: str, keep: str = "") -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import operator
+import os
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -17,7 +20,7 @@ from prometheus_client import (
     Histogram,
     disable_created_metrics,
 )
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from twisted.internet.interfaces import IReactorTime
 
@@ -165,6 +168,51 @@ class ReloadMetrics:
         """It was read."""
         self._success.set(successful)
         self._time.set_to_current_time()
+
+
+class CertificateMetrics(Collector):
+    """When the certificates end that are shown to clients.
+
+    :param ends: gives that in seconds since 1970, by the keys of the configuration that name them; None for none.
+    """
+
+    def __init__(self, registry: CollectorRegistry, ends: Callable[[], Mapping[str, float | None]]) -> None:
+        self._ends = ends
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        name = _PREFIX + "_certificate_not_after_timestamp_seconds"
+        family = GaugeMetricFamily(name, "When a certificate ends, in seconds since 1970.", labels=["setting"])
+        for setting, end in self._ends().items():
+            if end is not None:
+                family.add_metric([setting], end)
+        if family.samples:
+            yield family
+
+
+class WorkerMetrics(Collector):
+    """What several workers take of the machine, and how often one was started again.
+
+    :param processes: gives the process ids of those that run, by their numbers.
+    """
+
+    def __init__(self, registry: CollectorRegistry, processes: Callable[[], Mapping[int, int]]) -> None:
+        self._processes = processes
+        text = "Workers that had ended, or did not answer, and were started again."
+        self.restarts = Counter(_PREFIX + "_worker_restarts_total", text, registry=registry)
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        memory = GaugeMetricFamily(_PREFIX + "_worker_resident_memory_bytes", "Memory of a worker.", labels=["worker"])
+        text = "Processor time of a worker, since it was started."
+        seconds = CounterMetricFamily(_PREFIX + "_worker_cpu_seconds", text, labels=["worker"])
+        for number, process in self._processes().items():
+            with contextlib.suppress(OSError, IndexError):  # It has just ended.
+                fields = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
+                memory.add_metric([str(number)], int(fields[21]) * os.sysconf("SC_PAGE_SIZE"))
+                seconds.add_metric([str(number)], (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"))
+        yield memory
+        yield seconds
 
 
 class Together(Collector):

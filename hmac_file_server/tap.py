@@ -55,6 +55,7 @@ class Options(UsageOptions):
             raise NotYet(settings.problem("LogFile", settings.log_file, reason)) from None
         # Ours is the level that counts, for it may change.
         self.parent["logFile"].lowest = log.LEVELS[settings.log_level]
+        self.parent["logFile"].form = log.FORMS[settings.log_format]
         self.parent["logLevel"] = LogLevel.debug
         self.parent["fileLogObserverFactory"] = log.observer
 

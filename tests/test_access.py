@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from hmac_file_server.stores.room import Room
 from hmac_file_server.web.connections import Limits
 from hmac_file_server.web.site import Site
 from tests.stores import local_store
-from tests.support import SECRET, put_target
+from tests.support import SECRET, put_target, v2
 from tests.test_request import Transport
 
 
@@ -327,3 +329,91 @@ def test_what_a_client_says_is_cut(server: Server) -> None:
     assert len(line) < 1500
     assert signature[:8] not in line
     assert "xxx..." in line
+
+
+def objects(server: Server) -> list[dict[str, Any]]:
+    """The log's lines as objects, in the order of their keys, without the time."""
+    server.clock.advance(0)
+    found = [json.loads(line) for line in server.out.getvalue().splitlines()]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("time")) for line in found)
+    return found
+
+
+KEYS = ["level", "client", "method", "path", "status", "in", "out", "seconds", "host", "agent", "reason", "note"]
+
+
+@pytest.fixture
+def in_json(server: Server) -> Server:
+    server.access._lines.configure("info", "json")
+    return server
+
+
+def test_json_of_what_went_well(in_json: Server) -> None:
+    """Every key is there, null where there is nothing to say, and numbers are numbers."""
+    stored(in_json, "a/b", "hello")
+    in_json.send(get("a/b", 'User-Agent: "quoted" \\'))
+    in_json.work()
+    upload, download = objects(in_json)
+    assert list(upload) == KEYS
+    assert list(upload.values()) == [
+        *("info", "192.168.1.1", "PUT", "/upload/a/b", 201, 5, 0, 0.0),
+        *(None, None, None, None),
+    ]
+    assert list(download) == KEYS
+    assert (download["status"], download["out"], download["agent"]) == (200, 5, '"quoted" \\\\')
+
+
+def test_json_of_refusals(in_json: Server) -> None:
+    """The reason is the figures', and what explain needs of an upload without a right has keys of its own."""
+    signature = v2("a/b", 5, "image/png")
+    headers = ["Host: a", "Content-Length: 5", 'Content-Type: a"b']
+    in_json.send("\r\n".join([f"PUT /upload/a/b?v2={signature} HTTP/1.1", *headers, "", ""]))
+    in_json.leave()
+    in_json.send("\r\n".join(["PUT /upload/a/b HTTP/1.1", *headers[:2], "", ""]))
+    in_json.leave()
+    in_json.send("\r\n".join(["PUT /elsewhere HTTP/1.1", *headers[:2], "", ""]))
+    in_json.leave()
+    in_json.send(get("a/none"))
+    in_json.work()
+    signed, unsigned, elsewhere, missing = objects(in_json)
+    clues = ["size", "type", "protocol", "signature"]
+    assert list(signed) == [*KEYS, *clues]
+    assert [signed[key] for key in ("level", "status", "reason")] == ["warn", 403, "signature"]
+    assert signed["note"].startswith("signature does not match: ")
+    assert [signed[key] for key in clues] == [5, 'a"b', "v2", signature[:8]]
+    assert [unsigned[key] for key in clues] == [5, None, None, None]
+    assert [elsewhere[key] for key in ("status", "reason", "size")] == [404, "not_found", 5]
+    assert "(size=" not in in_json.out.getvalue()
+    assert signature[:9] not in in_json.out.getvalue()
+    assert list(missing) == KEYS
+    assert [missing[key] for key in ("level", "status", "reason", "note")] == [
+        *("info", 404, "not_found", "there is nothing here")
+    ]
+
+
+def test_json_of_clients_that_leave(in_json: Server) -> None:
+    """There is no status where there was no answer, and why is a reason of the figures, too."""
+    in_json.send(put("a/b", 5) + "hell")
+    in_json.leave()
+    in_json.work()
+    in_json.send(put("a/c", 5) + "hello")
+    in_json.leave()
+    in_json.work()
+    broken, gone = objects(in_json)
+    assert [broken[key] for key in ("status", "in", "reason", "note")] == [None, 4, "broken_off", "broken off"]
+    assert [gone[key] for key in ("status", "in", "reason", "note")] == [
+        *(None, 5, None, "stored; the client left before it was answered")
+    ]
+
+
+def test_json_of_more_requests_than_are_listed(in_json: Server) -> None:
+    """What is no request's line has a message."""
+    for _ in range(150):
+        in_json.send(get("a/none"))
+        in_json.work()
+    in_json.clock.advance(10)
+    last = objects(in_json)[-1]
+    assert last == {
+        "level": "warn",
+        "message": "192.168.1.1 50 more requests without a right, in 10 s, are not listed",
+    }

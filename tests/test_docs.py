@@ -20,7 +20,9 @@ TEXTS = [*sorted(ROOT.glob("*.rst")), ROOT / "benchmarks/results.rst", *PAGES]
 LINK = re.compile(r"`[^`<]*<([^>`]+)>`__?")
 FOLDERS = "benchmarks|contrib|docs|etc|hmac_file_server|newsfragments|tests"
 PATH = re.compile(rf"(?<![\w./-])(?:\.\./)*(?:{FOLDERS})/[\w./-]*\w")
-SHOWN = re.compile(r"^ *\.\. (?:literalinclude|include|image):: (\S+)$", re.MULTILINE)
+SHOWN = re.compile(
+    r"(?:^ *\.\. (?:literalinclude|include|image):: |:download:`[^`<]*<)([^\s>]+)(?:$|>`)", re.MULTILINE
+)
 FRAGMENTS = sorted(path for path in (ROOT / "newsfragments").iterdir() if path.name[0] != ".")
 
 
@@ -48,7 +50,7 @@ def test_pages_link_by_roles(page: Path) -> None:
 
 
 def test_every_configuration_file_is_shown() -> None:
-    """Each file for others to use is on a page, as it is tested, and none is copied."""
+    """Each file for others to use is on a page, or can be had from one, as it is tested, and none is copied."""
     shown = {(page.parent / path).resolve() for page in PAGES for path in SHOWN.findall(page.read_text())}
     files = {path for path in (ROOT / "contrib").rglob("*") if path.is_file()} | {ROOT / "etc/config.toml"}
     assert files - shown == {ROOT / "contrib/prometheus/rules_test.yml"}

@@ -230,9 +230,29 @@ def test_a_line_that_names_its_host(hosts: str) -> None:
     assert "with the secret of the host two" in json.loads(found.output)["explanation"]
 
 
+@pytest.mark.parametrize("before", ["", "Nov 27 21:00:00 host twist[7]: "])
+def test_a_line_of_json(hosts: str, before: str) -> None:
+    """LogFormat = "json" says as much; a journal's own beginning of the line does no harm."""
+    shown = {"size": 5, "type": 'a"b', "protocol": "v2", "signature": v2(SLOT, 5, "video/mp4", OTHER)[:8]}
+    line = {"method": "PUT", "path": f"/2/{SLOT}", "status": 403, "host": "two", "note": "it does not match", **shown}
+    found = CliRunner().invoke(main, ["explain", "--log", before + json.dumps(line), "-c", hosts])
+    assert "for the type video/mp4" in found.output
+    line |= {"host": None, "protocol": "v", "signature": v(SLOT, 5, OTHER)[:8], "path": f"/1/{SLOT}", "type": None}
+    found = CliRunner().invoke(main, ["explain", "--log", before + json.dumps(line), "-c", hosts])
+    assert "with the secret of the host two" in found.output
+    line |= {"protocol": None, "signature": None}
+    found = CliRunner().invoke(main, ["explain", "--log", before + json.dumps(line), "-c", hosts])
+    assert found.output == "it does not match\n"
+    line |= {"note": "the token has ended"}
+    found = CliRunner().invoke(main, ["explain", "--log", before + json.dumps(line), "-c", hosts])
+    assert (found.exit_code, "all that can be known of a token: the token has ended" in found.output) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--log", '{"message":"x"}'], "not a line of a refused upload"),
+        (["--log", '{"size": 5, "type": [], "path'], "not a line of a refused upload"),
         ([], "give either a URL or --log LINE"),
         (["--log", "something else"], "not a line of a refused upload"),
         ([f"{BASE}/upload/{SLOT}?v={v(SLOT, 5)}"], "give --size"),

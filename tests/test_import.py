@@ -350,6 +350,26 @@ def test_a_database_that_is_none(tmp_path: Path) -> None:
     assert "prosody.sqlite can not be read" in theirs.json("prosody")["error"]
 
 
+def test_a_journal_of_somebody(tmp_path: Path) -> None:
+    """A journal names another file, which SQLite would remove: it is not rolled back, and nothing is read."""
+    theirs = Theirs(tmp_path, "sql")
+    theirs.put("one", "a", b"x")
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    name = os.fsencode(victim)
+    magic = bytes.fromhex("d9d505f920a163d7")
+    total = sum(name) & 0xFFFFFFFF
+    tail = name + len(name).to_bytes(4, "big") + total.to_bytes(4, "big") + magic
+    head = magic + bytes(8) + (0).to_bytes(4, "big") + (512).to_bytes(4, "big") + (4096).to_bytes(4, "big")
+    page = (1 << 30 // 4096).to_bytes(4, "big")
+    (theirs.source / "prosody.sqlite-journal").write_bytes(head.ljust(512, b"\0") + page + tail)
+    report = theirs.json("prosody", "--dry-run")
+    assert "a transaction is not finished" in report["error"]
+    assert victim.read_text() == "precious"
+    (theirs.source / "prosody.sqlite-journal").write_bytes(bytes(512))
+    assert theirs.json("prosody")["imported"] == 1
+
+
 def test_a_database_with_a_log(tmp_path: Path) -> None:
     """What was written and not yet moved to the database itself (WAL) counts; the source is not touched."""
     theirs = Theirs(tmp_path, "sql")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import unicodedata
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.logger import LogLevel
 from twisted.python.failure import Failure
 
-from hmac_file_server.log import format_line, from_wire, printable
+from hmac_file_server.log import FORMS, from_wire, json_line, printable
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def event(**more: object) -> dict[str, object]:
 
 def test_line() -> None:
     """A line has its local time with the zone, its level, and the message on one line."""
-    line = format_line(event(text="a\nb {c} \\x"))
+    line = FORMS["text"].event(event(text="a\nb {c} \\x"))
     assert line is not None
     stamp, level, message = line.split(maxsplit=2)
     assert stamp[:4] in ("1969", "1970")
@@ -79,7 +80,7 @@ def test_line_of_a_bug() -> None:
         raise ZeroDivisionError("nought")
     except ZeroDivisionError:
         failure = Failure()
-    line = format_line(event(text="a bug", log_failure=failure))
+    line = FORMS["text"].event(event(text="a bug", log_failure=failure))
     assert line is not None
     assert line.splitlines()[0].endswith("warn  a bug")
     assert line.splitlines()[-1] == "  builtins.ZeroDivisionError: nought"
@@ -90,7 +91,7 @@ def test_line_of_a_forger() -> None:
     try:
         raise ValueError("a\n2026-11-26T00:00:00+0000 info  forged\r\x1b[2K\u202e")
     except ValueError:
-        line = format_line(event(text="a bug", log_failure=Failure()))
+        line = FORMS["text"].event(event(text="a bug", log_failure=Failure()))
     assert line is not None
     assert [row for row in line.split("\n") if not row.startswith("  ")] == [line.split("\n")[0], ""]
     assert all(row.isprintable() for row in line.split("\n"))
@@ -99,9 +100,43 @@ def test_line_of_a_forger() -> None:
 def test_a_cache_that_can_not_be_written() -> None:
     """Twisted's complaint about its cache, which an operator can do nothing about, is no line."""
     said = {"log_format": "{log_text}", "format": "Unable to write to plugin cache %(path)s: error number %(errno)d"}
-    assert format_line({"log_time": 0.0, "log_level": LogLevel.info, **said}) is None
+    assert FORMS["text"].event({"log_time": 0.0, "log_level": LogLevel.info, **said}) is None
 
 
 def test_empty_event_leaves_no_line() -> None:
     """Events that say nothing leave no blank lines."""
-    assert format_line({"log_time": 0.0, "log_level": LogLevel.info}) is None
+    assert FORMS["text"].event({"log_time": 0.0, "log_level": LogLevel.info}) is None
+
+
+def test_json_of_an_event() -> None:
+    """An object with time (RFC 3339, UTC), level and message, whose texts are escaped as in a line of text."""
+    line = FORMS["json"].event(event(text='a\nb "c" \\x grüße \u202e', log_time=1.0625))
+    assert line == (
+        '{"time":"1970-01-01T00:00:01.062Z","level":"warn","message":"a\\\\nb \\"c\\" \\\\x grüße \\\\u202e"}\n'
+    )
+
+
+def test_json_of_a_bug() -> None:
+    """The traceback has a key of its own, and what a client may have said in it makes no line of its own."""
+    try:
+        raise ValueError('a\n{"time":"1970-01-01T00:00:00.000Z","level":"info","message":"forged"}\r\x1b[2K')
+    except ValueError:
+        line = FORMS["json"].event(event(text="a bug", log_failure=Failure()))
+    assert line is not None
+    assert line.count("\n") == 1
+    found = json.loads(line)
+    assert list(found) == ["time", "level", "message", "traceback"]
+    assert found["message"] == "a bug"
+    assert found["traceback"].startswith("Traceback (most recent call last):\n")
+    assert all(row.isprintable() for row in found["traceback"].split("\n"))
+
+
+@given(st.binary(), st.text())
+def test_json_is_one_line(data: bytes, text: str) -> None:
+    """Whatever a client sends, its line is one object in UTF-8, and no value has what hides or turns text."""
+    line = json_line("info", {"path": printable(from_wire(data)), "agent": printable(text)}, 0.0)
+    assert len(line.splitlines()) == 1
+    assert line[:-1].isprintable()
+    found = json.loads(line.encode("utf-8"))
+    assert list(found) == ["time", "level", "path", "agent"]
+    assert (found["path"], found["agent"]) == (printable(from_wire(data)), printable(text))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hmac_file_server.daemon.logfile import LogFile, LogWriter, Stream, open_log
+from hmac_file_server.daemon.logfile import LogFile, LogWriter, Stream, open_log, with_priorities
 from tests.support import eventually
 
 
@@ -315,3 +315,15 @@ def test_a_signal_in_the_middle_of_a_line(tmp_path: Path, monkeypatch: pytest.Mo
         signal.signal(signal.SIGALRM, before[1])
     log.finish()
     assert path.read_text() == "Received SIGTERM\na line\n"
+
+
+def test_priorities() -> None:
+    """A line has that of its level, the rows of a traceback that of their bug, and JSON none."""
+    stamp = b"2026-11-23T20:58:26+0000"
+    levels = {b"debug": 7, b"info ": 6, b"warn ": 4, b"error": 3, b"critical": 3}
+    for level, priority in levels.items():
+        line = b"%b %b <0>text info \n" % (stamp, level)
+        assert with_priorities(line) == b"<%d>%b" % (priority, line)
+    bug = b"%b error a bug\n  Traceback\n    a row\n%b info  x\n" % (stamp, stamp)
+    assert with_priorities(bug) == b"<3>%b error a bug\n<3>  Traceback\n<3>    a row\n<6>%b info  x\n" % (stamp, stamp)
+    assert with_priorities(b'{"time":"x","level":"warn"}\n') == b'{"time":"x","level":"warn"}\n'

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import parse_qs, quote, unquote_to_bytes, urlsplit
 
 import attrs
@@ -40,9 +42,26 @@ from hmac_file_server.slots.signature import BadSignature
 from hmac_file_server.slots.verifier import Presented
 
 _LINE = re.compile(
-    r"\bPUT (?P<path>/\S*) (?P<status>\d{3}) in=.*?(?: host=(?P<host>\S+))? \".*\" - (?P<reason>.*)"
-    r" \(size=(?P<size>\d+) type=(?:-|\"(?P<type>.*)\")(?: (?P<name>v|v2|token)=(?P<digits>[0-9a-f]+))?\)\s*$"
+    r"\bPUT (?P<path>/\S*) (?P<status>\d{3}) in=.*?(?: host=(?P<host>\S+))? \".*\" - (?P<note>.*)"
+    r" \(size=(?P<size>\d+) type=(?:-|\"(?P<type>.*)\")(?: (?P<protocol>v|v2|token)=(?P<signature>[0-9a-f]+))?\)\s*$"
 )
+
+
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+_JSON: dict[str, Callable[[Any], Any]] = {
+    "path": str,
+    "host": _text_or_none,
+    "note": str,
+    "size": int,
+    "type": _text_or_none,
+    "protocol": _text_or_none,
+    "signature": _text_or_none,
+}
+"""What of a line is needed, as the text has it."""
+
 _UNKNOWN = (
     "no known mistake explains it: most likely the two secrets differ, or --size or --type are not what the client"
     " told its XMPP server. Compare the daemon's Secret with"
@@ -145,21 +164,31 @@ def _of_url(url: str, size: int | None, headers: Sequence[str]) -> tuple[Asked, 
 
 
 def _of_line(line: str, host: str | None) -> tuple[Asked, Proof | None, str | None, str]:
-    found = _LINE.search(line)
+    found = _of_json(line) or _LINE.search(line)
     if found is None:
         raise click.UsageError(
-            'not a line of a refused upload: one ends in (size=... type="..." v=...), and has all of the log\'s line'
+            'not a line of a refused upload: one ends in (size=... type="..." v=...), or is JSON with size, type and'
+            " signature, and has all of the log's line"
         )
     kind = found["type"]
     shown = Presented({}, None if kind is None else kind.encode("utf-8", "surrogateescape"))
-    proof = Signature(found["name"], found["digits"]) if found["digits"] else None
+    proof = Signature(found["protocol"], found["signature"]) if found["signature"] else None
     name = found["host"]
     return (
         Asked(_sent(found["path"]), shown, int(found["size"])),
         proof,
         host or (None if name == "-" else name),
-        "" if found["digits"] else found["reason"],
+        "" if found["signature"] else found["note"],
     )
+
+
+def _of_json(line: str) -> dict[str, Any] | None:
+    """What a line of LogFormat = "json" says, also with what journalctl or docker writes before it."""
+    try:
+        found = json.loads(line[line.index("{") :])
+        return {name: kind(found[name]) for name, kind in _JSON.items()}
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def _sent(path: str) -> bytes:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import calendar
 import errno
 import os
 import re
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +66,11 @@ class Listener(Service):
         new = _Contexts.of(self._endpoint().endpoint)
         assert new is not None
         return lambda: contexts.change(new)
+
+    @property
+    def certificate_ends(self) -> float | None:
+        """When the certificate of an ``ssl:`` endpoint ends, in seconds since 1970; None for any other endpoint."""
+        return None if self._contexts is None else self._contexts.ends
 
     def _endpoint(self) -> Any:
         listen = self._listen
@@ -203,6 +210,8 @@ class SharedListener(Service):
         """As :meth:`Listener.read_certificates`: it has none."""
         return _nothing
 
+    certificate_ends: float | None = None
+
     def stopService(self) -> Deferred[None]:
         super().stopService()
         port, self._port = self._port, None
@@ -229,6 +238,12 @@ class _Contexts:
     def change(self, new: _Contexts) -> None:
         """From now on give what another one has."""
         self._factory = new._factory
+
+    @property
+    def ends(self) -> float:
+        """When the certificate does, in seconds since 1970 (RFC 5280, section 4.1.2.5: GeneralizedTime)."""
+        not_after = self._factory.certificate.get_notAfter().decode("ascii")
+        return float(calendar.timegm(time.strptime(not_after, "%Y%m%d%H%M%SZ")))
 
     def getContext(self) -> Any:
         return self._factory.getContext()

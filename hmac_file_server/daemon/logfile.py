@@ -6,6 +6,7 @@ import _thread
 import contextlib
 import errno
 import os
+import re
 import select
 import stat
 import threading
@@ -18,7 +19,7 @@ from typing import Any
 import attrs
 from twisted.logger import LogLevel
 
-from hmac_file_server.log import one_line
+from hmac_file_server.log import FORMS
 
 _MOST_WAITING = 1 << 20
 _TOGETHER = select.PIPE_BUF
@@ -28,6 +29,10 @@ _PAUSE = 0.02
 _PATIENCE = 2.0
 STANDARD_OUTPUT = 4
 """Of a worker: the descriptor of what its parent logs to where LogFile is empty."""
+
+_LEVEL = re.compile(rb"\S+ (debug|info|warn|error|critical) ")
+_PRIORITIES = {b"debug": 7, b"info": 6, b"warn": 4, b"error": 3, b"critical": 3}
+"""Of syslog, for the levels; what Twisted calls critical is a bug that one request met."""
 
 _READ_LATER = "the log was not read, or its disk too slow"
 
@@ -69,6 +74,42 @@ class Stream:
         poll = select.poll()
         poll.register(self.descriptor, select.POLLOUT)
         poll.poll()
+
+
+class Journal(Stream):
+    """systemd's journal, which takes each line's priority from the number before it (sd-daemon(3))."""
+
+    def write(self, lines: bytes) -> None:
+        super().write(with_priorities(lines))
+
+
+def with_priorities(lines: bytes) -> bytes:
+    """Lines of text with their priorities before them; the rows of a traceback have that of their bug.
+
+    Objects of JSON say their levels themselves.
+    """
+    priority, marked = b"", []
+    for line in lines.splitlines(keepends=True):
+        if not line.startswith(b"  "):
+            found = _LEVEL.match(line)
+            priority = b"<%d>" % _PRIORITIES[found[1]] if found else b""
+        marked.append(priority + line)
+    return b"".join(marked)
+
+
+def is_journal(descriptor: int) -> bool:
+    """Whether it is what systemd has connected to its journal (systemd.exec(5), ``JOURNAL_STREAM``)."""
+    told = os.environ.get("JOURNAL_STREAM", "")
+    try:
+        there = os.fstat(descriptor)
+    except OSError:
+        return False
+    return told == f"{there.st_dev}:{there.st_ino}"
+
+
+def standard_stream(descriptor: int) -> Stream:
+    """What standard output is."""
+    return (Journal if is_journal(descriptor) else Stream)(descriptor)
 
 
 class LogFile(Stream):
@@ -140,12 +181,14 @@ class LogWriter:
 
     :param standard: descriptor of what it goes on in where no file is wanted any more.
     :ivar lowest: level of what Twisted logs to it.
+    :ivar form: of its lines.
 
     What waits is bounded; how many lines did not fit, or could not be written, is said as soon as lines get through.
     """
 
     def __init__(self, stream: Stream, standard: int = 1, most_waiting: int = _MOST_WAITING) -> None:
         self.lowest = LogLevel.debug
+        self.form = FORMS["text"]
         self.standard = standard
         self._stream = stream
         self._moves_to: str | None = None
@@ -224,7 +267,8 @@ class LogWriter:
     def _say_what_is_lost(self) -> None:
         lines, self._lost = self._lost, 0
         plural = "line of the log is" if lines == 1 else "lines of the log are"
-        self._add(_Piece(one_line("error", f"{lines} {plural} lost: {self._reason}").encode(), lines))
+        said = self.form.line("error", f"{lines} {plural} lost: {self._reason}")
+        self._add(_Piece(said.encode(), lines))
 
     def _add(self, piece: _Piece) -> None:
         self._waiting.append(piece)
@@ -272,7 +316,7 @@ class LogWriter:
             return
         if not path:
             os.dup2(self.standard, here.descriptor, inheritable=False)
-            self._stream = Stream(here.descriptor)
+            self._stream = standard_stream(here.descriptor)
         elif isinstance(here, LogFile):
             here.path, here.is_stale = path, True
         else:
@@ -310,14 +354,14 @@ class LogWriter:
 
     def _complain(self, problem: str) -> None:
         """Say it where it is seen: in the old file, and on standard error."""
-        text = one_line("error", problem).encode("utf-8", "backslashreplace")
+        text = self.form.line("error", problem).encode("utf-8", "backslashreplace")
         with contextlib.suppress(OSError):
             self._stream.write(text)
         poll = select.poll()
         poll.register(2, select.POLLOUT)
         if poll.poll(0):
             with contextlib.suppress(OSError):
-                os.write(2, text[:_TOGETHER])
+                os.write(2, (with_priorities(text) if is_journal(2) else text)[:_TOGETHER])
 
 
 def check_log(path: str) -> None:
@@ -353,8 +397,8 @@ def open_log(path: str, given: Any, is_worker: bool = False) -> LogWriter:
     standard = os.open(os.devnull, os.O_WRONLY) if given is None else given.fileno()
     if is_worker:
         standard = STANDARD_OUTPUT
-        return LogWriter(LogFile(path, _take_standard_output()) if path else Stream(1), standard)
-    return LogWriter(LogFile(path) if path else Stream(standard), standard)
+        return LogWriter(LogFile(path, _take_standard_output()) if path else standard_stream(1), standard)
+    return LogWriter(LogFile(path) if path else standard_stream(standard), standard)
 
 
 def _take_standard_output() -> int:

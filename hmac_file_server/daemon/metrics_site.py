@@ -163,6 +163,11 @@ class MetricsService(MultiService):
 
         return begin
 
+    @property
+    def certificate_ends(self) -> float | None:
+        """As :attr:`Listener.certificate_ends`."""
+        return None if self._listener is None else self._listener.certificate_ends
+
     def _end(self) -> None:
         listener, self._listener = self._listener, None
         if listener is not None:

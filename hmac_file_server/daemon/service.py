@@ -29,8 +29,8 @@ from hmac_file_server.daemon.share import Share
 from hmac_file_server.daemon.signals import ignore_stopping
 from hmac_file_server.files.access_log import AccessLog
 from hmac_file_server.files.tree import Root
-from hmac_file_server.log import LEVELS, LineLog, Out
-from hmac_file_server.metrics import Current, Metrics, ReloadMetrics
+from hmac_file_server.log import FORMS, LEVELS, LineLog, Out
+from hmac_file_server.metrics import CertificateMetrics, Current, Metrics, ReloadMetrics
 from hmac_file_server.settings.problems import ConfigError
 from hmac_file_server.stores.interface import IStore
 from hmac_file_server.web.client import Proxies
@@ -83,7 +83,7 @@ class FileService(MultiService):
         self._retired: list[HostService] = []
         self._offered: tuple[Config, Prepared] | None = None
         self._metrics = Metrics()
-        self._lines = LineLog(out, config.log_level)
+        self._lines = LineLog(out, config.log_level, config.log_format)
         stores = {host.name: open_store(config, host, reactor) for host in config.hosts}
         self._set_hosts(config, stores)
         self._site = self._make_site()
@@ -100,8 +100,13 @@ class FileService(MultiService):
         registry = CollectorRegistry()
         registry.register(Current(lambda: self._metrics.registry))
         Housekeeper(lambda: self._config, registry, reactor).setServiceParent(self)
-        self._metrics_site = MetricsService(config, MetricsRoot(registry, ready), reactor)
-        self._metrics_site.setServiceParent(self)
+        metrics_site = self._metrics_site = MetricsService(config, MetricsRoot(registry, ready), reactor)
+        metrics_site.setServiceParent(self)
+        listener = self._listener
+        CertificateMetrics(
+            registry,
+            lambda: {"ListenPort": listener.certificate_ends, "MetricsPort": metrics_site.certificate_ends},
+        )
         # The last to start: by then all listen.
         notifier = Notifier(reactor, os.environ, self._status)
         notifier.setServiceParent(self)
@@ -192,7 +197,7 @@ class FileService(MultiService):
         prepared.certificates()
         self._site.configure(self._tree(), _limits(config), self._hints())
         set_log(config, self._out)
-        self._lines.set_level(config.log_level)
+        self._lines.configure(config.log_level, config.log_format)
         if self._says_hello:
             warn_of(config, [host.store for host in self._hosts])
 
@@ -305,7 +310,7 @@ def try_log(config: Config) -> None:
 
 def set_log(config: Config, out: Out) -> None:
     """Log what a configuration says, and to the file that it names."""
-    out.lowest = LEVELS[config.log_level]
+    out.lowest, out.form = LEVELS[config.log_level], FORMS[config.log_format]
     if isinstance(out, LogWriter):
         out.move(config.log_file)
 

@@ -32,7 +32,7 @@ from hmac_file_server.daemon.service import Prepared, log_status, say_hello, set
 from hmac_file_server.daemon.share import NOTHING, Share
 from hmac_file_server.daemon.signals import held_back, ignore_stopping
 from hmac_file_server.daemon.sockets import UnixSocket, tcp_sockets
-from hmac_file_server.metrics import ReloadMetrics, Together
+from hmac_file_server.metrics import CertificateMetrics, ReloadMetrics, Together, WorkerMetrics
 from hmac_file_server.settings.problems import ConfigError, fail
 from hmac_file_server.stores.interface import IStore
 
@@ -74,6 +74,8 @@ class WorkersService(MultiService):
         Housekeeper(lambda: self._config, registry, reactor).setServiceParent(self)
         self._metrics_site = MetricsService(config, MetricsRoot(registry, ready, self._renew), reactor)
         self._metrics_site.setServiceParent(self)
+        CertificateMetrics(registry, lambda: {"MetricsPort": self._metrics_site.certificate_ends})
+        self._worker_metrics = WorkerMetrics(registry, self._processes)
         figures = ReloadMetrics(registry)
         self.reload = Reload(path, lambda: self._config, self._prepare, self._apply, reactor, self._notifier, figures)
 
@@ -192,6 +194,9 @@ class WorkersService(MultiService):
         asked = DeferredList([worker.ask() for worker in self._workers])
         return asked.addTimeout(_ASK_EVERY, self._reactor).addBoth(lambda _: None)
 
+    def _processes(self) -> dict[int, int]:
+        return {worker.number: worker.transport.pid for worker in self._workers if worker.runs}
+
     def _status(self) -> str:
         running = sum(worker.runs for worker in self._workers)
         return f"{running} of {len(self._workers)} workers run{log_status(self._out)}"
@@ -257,6 +262,10 @@ class WorkersService(MultiService):
     def patience(self) -> float:
         """Seconds that a worker has for stopping."""
         return self._config.shutdown_timeout + _PATIENCE
+
+    def starts_again(self) -> None:
+        """A worker has ended that should not have."""
+        self._worker_metrics.restarts.inc()
 
     def ended(self, report: bytes) -> None:
         """A worker is gone; what it counted goes on to count."""
@@ -353,6 +362,7 @@ class Worker(Service, ProcessProtocol):
             self.runs = True
 
     def _start_again(self, why: str) -> None:
+        self._service.starts_again()
         _log.error(
             "worker {number} {why} and is started again in {pause:g} s",
             number=self.number,

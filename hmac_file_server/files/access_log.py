@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
+import attrs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from hmac_file_server.files.upload import Upload
 from hmac_file_server.log import LineLog, from_wire
 from hmac_file_server.metrics import CounterBatch, Metrics
+from hmac_file_server.slots.mistakes import Clues
 from hmac_file_server.slots.path import RESERVED
 from hmac_file_server.web.client import one_user
 from hmac_file_server.web.errors import HTTPError
@@ -98,9 +100,14 @@ class AccessLog:
         without_right = to_anybody and not (body is not None and body.has_right)
         if without_right and not self._refused.is_told(request.client_address):
             return
+        if self._lines.is_json:
+            host_name = (request.host_name or None) if self._metrics().has_hosts else None
+            self._lines.write_fields(level, _fields(request, host_name, seconds, timed_out, cut))
+            return
         agent = _short(request.said(b"User-Agent") or b"-", _LONGEST_AGENT).replace('"', "'")
         host = f" host={request.host_name or '-'}" if self._metrics().has_hosts else ""
-        end = _end(request, timed_out, cut)
+        said = _how_it_ended(request, str(error) if error else "", timed_out, cut)
+        end = f" - {said}" if said else ""
         status = "-" if unanswered else request.code
         self._lines.write(
             level,
@@ -156,16 +163,42 @@ def _short(data: bytes, most: int) -> str:
     return from_wire(data if len(data) <= most else data[:most] + b"...")
 
 
-def _end(request: Request, timed_out: bool, cut: bool) -> str:
-    """How a request ended, where it was not answered with what it asked for."""
-    error, body = request.error, _upload(request)
+def _how_it_ended(request: Request, refusal: str, timed_out: bool, cut: bool) -> str:
+    """How a request ended, where it was not answered with what it asked for; empty where it was.
+
+    :param refusal: what its error says, if it has one.
+    """
+    body = _upload(request)
     if not cut:
-        said = request.note if error is None else str(error)[:_LONGEST_REASON]
-        return f" - {said}" if said else ""
-    if error is None and (body is None or body.broken):
-        return " - timed out" if timed_out else " - broken off"
-    what = str(error)[:_LONGEST_REASON] if error else ("stored" if body is not None and body.stored else "kept")
-    return f" - {what}; the client left before it was answered"
+        return refusal[:_LONGEST_REASON] or request.note
+    if request.error is None and (body is None or body.broken):
+        return "timed out" if timed_out else "broken off"
+    what = refusal[:_LONGEST_REASON] or ("stored" if body is not None and body.stored else "kept")
+    return f"{what}; the client left before it was answered"
+
+
+def _fields(request: Request, host: str | None, seconds: float, timed_out: bool, cut: bool) -> dict[str, object]:
+    """The line of a request as JSON has it: always the same keys, and more for an upload without a right."""
+    error, body, agent = request.error, _upload(request), request.said(b"User-Agent")
+    note = _how_it_ended(request, error.said if error else "", timed_out, cut)
+    reason = error.reason if error else None
+    if error is None and cut and (body is None or body.broken):
+        reason = "timeout" if timed_out else "broken_off"
+    clues = error.clues() if error and error.clues else None
+    return {
+        "client": request.client_address,
+        "method": _short(request.method, _LONGEST_METHOD),
+        "path": _short(_without_token(request), _LONGEST_PATH),
+        "status": None if cut and not request.startedWriting else int(request.code),
+        "in": request.body_received,
+        "out": request.sentLength,
+        "seconds": round(seconds, 3),
+        "host": host,
+        "agent": None if agent is None else _short(agent, _LONGEST_AGENT),
+        "reason": reason,
+        "note": note or None,
+        **(attrs.asdict(clues) if isinstance(clues, Clues) else {}),
+    }
 
 
 def _without_token(request: Request) -> bytes:

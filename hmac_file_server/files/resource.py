@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 
+import attrs
 from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET
 
@@ -81,12 +81,13 @@ class Files(Node):
             shown = _presented(request)
             slot = self._verifier.verify(shown, path, size)
         except BadPath as error:
-            raise HTTPError(400, "path", str(error), self._detail(str(error), request, size)) from None
+            refused = HTTPError(400, "path", str(error))
+            raise self._for_operator(refused, str(error), request, size) from None
         except BadSignature as error:
-            reason = self._detail(str(error), request, size)
-            raise HTTPError(403, "signature", "the signature does not hold", reason) from None
+            refused = HTTPError(403, "signature", "the signature does not hold")
+            raise self._for_operator(refused, str(error), request, size) from None
         except BadToken as error:
-            raise _refused(error, self._detail(str(error), request, size)) from None
+            raise self._for_operator(_refused(error), str(error), request, size) from None
         if self._example is not None and not request.is_local and self._example.holds(shown, path, size):
             raise HTTPError(403, "signature", "the server's secret is the one of its example", _EXAMPLE)
         if self._max_size and slot.size > self._max_size:
@@ -105,10 +106,14 @@ class Files(Node):
         hold_to_conditions(request, upload)
         return upload
 
-    def _detail(self, reason: str, request: Request, size: int) -> Callable[[], str]:
+    def _for_operator(self, error: HTTPError, reason: str, request: Request, size: int) -> HTTPError:
         # What leads here is the prefix.
         prefix, upload = b"/".join(request.prepath or ()).decode("utf-8"), asked(request, size)
-        return lambda: f"{'; '.join(filter(None, (reason, self.mistake(upload, prefix))))} ({clues(upload)})"
+        return attrs.evolve(
+            error,
+            detail=lambda: "; ".join(filter(None, (reason, self.mistake(upload, prefix)))),
+            clues=lambda: clues(upload),
+        )
 
     def mistake(self, upload: Asked, prefix: str) -> str:
         """What an operator most likely did who has such an upload refused; empty if nobody can tell.
@@ -181,12 +186,12 @@ def _presented(request: Request) -> Presented:
     return Presented(request.args, request.said(b"Content-Type"), request.all_said(b"Authorization"))
 
 
-def _refused(error: BadToken, detail: Callable[[], str]) -> HTTPError:
+def _refused(error: BadToken) -> HTTPError:
     """What to answer to a token (RFC 6750, section 3)."""
     if error.status == 413:
-        return HTTPError(413, "token", "the token is for a file of another length", detail)
+        return HTTPError(413, "token", "the token is for a file of another length")
     message = "the token is for another file" if error.status == 403 else "the token gives no right to upload"
-    return HTTPError(error.status, "token", message, detail, {b"WWW-Authenticate": error.challenge})
+    return HTTPError(error.status, "token", message, headers={b"WWW-Authenticate": error.challenge})
 
 
 def body_length(request: Request, length: int | None) -> int:

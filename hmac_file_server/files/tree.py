@@ -90,7 +90,7 @@ class Outside(Node):
         # Of an upload in parts the first one is shorter than what was signed.
         whole = request.said(b"Upload-Length") or b""
         upload = asked(request, int(whole) if whole.isdigit() and len(whole) < _LONGEST else length or 0)
-        raise attrs.evolve(error, detail=lambda: f"{error}; {self._guess(upload)} ({clues(upload)})")
+        raise attrs.evolve(error, detail=lambda: f"{error}; {self._guess(upload)}", clues=lambda: clues(upload))
 
     def _guess(self, upload: Asked) -> str:
         guesses = (place.files.mistake(upload, place.prefix) for place in self._places)

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from hmac_file_server.address import Listen, RedisServer, listen_at, redis_at
-from hmac_file_server.log import LEVELS
+from hmac_file_server.log import FORMS, LEVELS
 from hmac_file_server.processors import processors
 from hmac_file_server.web.client import Network
 
@@ -111,6 +111,14 @@ def level(value: Any) -> str:
     if level not in LEVELS:
         raise ValueError("write debug, info, warn or error")
     return str(level)
+
+
+def form(value: Any) -> str:
+    """What lines of the log look like."""
+    form = text(value).lower()
+    if form not in FORMS:
+        raise ValueError("write text or json")
+    return form
 
 
 def address(value: Any) -> Listen:

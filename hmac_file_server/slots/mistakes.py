@@ -155,17 +155,38 @@ def likely_mistake(asked: Asked, prefix: str, verifier: Verifier) -> str:
     return Case(asked, proof, prefix, verifier.signatures.secrets).mistake()
 
 
-def clues(asked: Asked) -> str:
-    """What the log keeps for ``hmac-file-server explain``; of a signature the beginning, which opens nothing."""
+@attrs.frozen
+class Clues:
+    """What the log keeps for ``hmac-file-server explain``.
+
+    :param size: of the file in bytes.
+    :param type: that the client sent, or its beginning; None if it sent none.
+    :param protocol: the parameter's name, if there was a signature.
+    :param signature: its first digits, which open nothing.
+    """
+
+    size: int
+    type: str | None
+    protocol: str | None = None
+    signature: str | None = None
+
+    def __str__(self) -> str:
+        kind = "-" if self.type is None else f'"{self.type}"'
+        proof = f" {self.protocol}={self.signature}" if self.protocol else ""
+        return f"size={self.size} type={kind}{proof}"
+
+
+def clues(asked: Asked) -> Clues:
+    """The clues that a refused upload leaves."""
     kind = asked.shown.content_type
-    found = [f"size={asked.size}", "type=-" if kind is None else f'type="{from_wire(kind[:_SHOWN])}"']
+    found = Clues(asked.size, None if kind is None else from_wire(kind[:_SHOWN]))
     try:
         proof = proof_of(asked.shown)
     except (BadSignature, BadToken):
         proof = None
-    if isinstance(proof, Signature):
-        found.append(f"{proof.name}={proof.digits[:SHOWN_DIGITS]}")
-    return " ".join(found)
+    if not isinstance(proof, Signature):
+        return found
+    return attrs.evolve(found, protocol=proof.name, signature=proof.digits[:SHOWN_DIGITS])
 
 
 def where_uploads_go(prefixes: str) -> str:

@@ -18,6 +18,7 @@ class HTTPError(Exception):
     :param detail: for the operator's log where that may say more than the client is told; or what makes it, if that
         costs something and the line may not be written.
     :param headers: further response headers.
+    :param clues: makes what else the line says, if it says more.
     :param content: what the client is sent instead of the message, of the type that the headers give.
     """
 
@@ -27,8 +28,14 @@ class HTTPError(Exception):
     detail: str | Callable[[], str] = ""
     headers: Mapping[bytes, bytes] = attrs.field(factory=dict)
     content: bytes = b""
+    clues: Callable[[], object] | None = None
 
     def __str__(self) -> str:
+        return f"{self.said} ({self.clues()})" if self.clues else self.said
+
+    @property
+    def said(self) -> str:
+        """For the operator's log, without its clues."""
         detail = self.detail() if callable(self.detail) else self.detail
         return detail or self.message
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Daemon, Wire, eventually, missing
+from tests.support import SECRET, Daemon, Wire, eventually, missing, v
 from tests.watchdog import never_late
 
 MakeDaemon = Callable[..., Daemon]
@@ -176,3 +178,165 @@ def test_utf_8_whatever_the_locale(make_daemon: MakeDaemon, locale: str) -> None
     daemon = make_daemon(environment=plain).start()
     daemon.request("GET", "/upload/none", User_Agent="grüße 🎉".encode().decode("latin-1"))
     eventually(lambda: '"grüße 🎉"' in daemon.log_path.read_text("utf-8"))
+
+
+def reread(daemon: Daemon, where: Callable[[], str], **settings: object) -> None:
+    """Have it take other settings, and wait until it says that it has."""
+    daemon.settings.update(settings)
+    daemon.configure()
+    before = where().count("was read again")
+    os.kill(daemon.pid, signal.SIGHUP)
+    eventually(lambda: where().count("was read again") > before, what="it was read again")
+
+
+def ask_each(daemon: Daemon, name: str, where: Callable[[], str]) -> None:
+    """Requests for every worker, and their lines."""
+    for number in range(6):
+        assert daemon.get(f"{name}/{number}").status == 404
+    eventually(lambda: all(f"/{name}/{number}" in where() for number in range(6)), what=f"the lines of {name}")
+
+
+@WORKERS
+def test_json(make_daemon: MakeDaemon, tmp_path: Path, workers: int) -> None:
+    """From its first line to its last the file has one object of JSON a line, whatever clients send; no signature."""
+    log = tmp_path / "access.log"
+    daemon = make_daemon(Workers=workers, LogFile=str(log), LogFormat="json").start()
+    signature = v("slot/b.bin", 6)
+    assert daemon.put("slot/a.bin", b"hello", User_Agent="Client/1.0").status == 201
+    refused = daemon.request("PUT", f"/upload/slot/b.bin?v={signature}", b"hello", Content_Type="image/png")
+    assert refused.status == 403
+    forged = b'"}\n{"time":"2026-01-01T00:00:00.000Z","level":"info","message":"forged"}'
+    for junk in (forged, b"\xff\xe2\x80\xa8\xc2\x85\x1b[2J\x7f\x00\\", "\u202egrüße".encode()):
+        agent = junk.replace(b"\n", b" ").replace(b"\0", b"")
+        target = b"/upload/" + b"".join(b"%%%02x" % byte for byte in junk)
+        with daemon.wire() as wire:
+            wire.send(b"GET " + target + b" HTTP/1.1\r\nHost: a\r\nUser-Agent: " + agent + b"\r\n\r\n").answer()
+        with daemon.wire() as wire:
+            wire.send(b"GET /upload/" + junk + b" HTTP/1.1\r\nHost: a\r\n\r\n" + junk + b"\r\n\r\n")
+            wire.socket.shutdown(socket.SHUT_WR)
+            wire.rest()
+    assert daemon.get("last").status == 404
+    assert daemon.stop() in (0, -signal.SIGTERM)
+    text = log.read_bytes().decode("utf-8")
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202e]", text)
+    lines = [json.loads(line) for line in text.split("\n")[:-1]]
+    assert all(list(line)[:2] == ["time", "level"] for line in lines)
+    assert all(("message" in line) != ("method" in line) for line in lines)
+    assert not any(line.get("message") == "forged" for line in lines)
+    [stored] = [line for line in lines if line.get("path") == "/upload/slot/a.bin"]
+    assert [stored[key] for key in ("client", "method", "status", "in", "host", "agent")] == [
+        *("127.0.0.1", "PUT", 201, 5, None, "Client/1.0")
+    ]
+    [told] = [line for line in lines if line.get("path") == "/upload/slot/b.bin"]
+    assert [told[key] for key in ("level", "reason", "size", "type", "protocol", "signature")] == [
+        *("warn", "signature", 5, "image/png", "v", signature[:8])
+    ]
+    assert signature[:9] not in text
+    assert SECRET not in text
+
+
+@WORKERS
+def test_the_form_changes_with_a_reload(make_daemon: MakeDaemon, workers: int) -> None:
+    """LogFormat holds for all processes as soon as the configuration was read again."""
+    daemon = make_daemon(Workers=workers).start()
+
+    def lines(name: str) -> list[str]:
+        return [line for line in daemon.log.splitlines() if f"/{name}/" in line]
+
+    ask_each(daemon, "text", lambda: daemon.log)
+    reread(daemon, lambda: daemon.log, LogFormat="json")
+    ask_each(daemon, "json", lambda: daemon.log)
+    reread(daemon, lambda: daemon.log, LogFormat="text")
+    ask_each(daemon, "again", lambda: daemon.log)
+    assert [json.loads(line)["method"] for line in lines("json")] == ["GET"] * 6
+    assert all(re.match(r"\d{4}-\S+ info  127", line) for line in (*lines("text"), *lines("again")))
+
+
+class Journaled(Daemon):
+    """A daemon whose standard output and error are a stream socket, as systemd's to the journal is."""
+
+    def launch(self) -> Daemon:
+        twist = Path(sys.executable).with_name("twist")
+        ours, theirs = socket.socketpair()
+        there = os.fstat(theirs.fileno())
+        with theirs:
+            self.process = subprocess.Popen(
+                [str(twist), "hmac-file-server", "--config", str(self.config)],
+                stdout=theirs,
+                stderr=theirs,
+                stdin=subprocess.DEVNULL,
+                cwd=self.folder,
+                env=os.environ | {"JOURNAL_STREAM": f"{there.st_dev}:{there.st_ino}"},
+            )
+
+        def read() -> None:
+            with ours, self.log_path.open("ab", buffering=0) as log:
+                while data := ours.recv(1 << 16):
+                    log.write(data)
+
+        threading.Thread(target=read, daemon=True).start()
+        return self
+
+
+@pytest.fixture
+def journaled(tmp_path: Path) -> Iterator[Callable[..., Journaled]]:
+    made: list[Journaled] = []
+
+    def make(**settings: object) -> Journaled:
+        made.append(Journaled(tmp_path, **settings))
+        return made[-1]
+
+    yield make
+    for daemon in made:
+        daemon.stop(signal.SIGKILL)
+
+
+@WORKERS
+def test_the_journal(journaled: Callable[..., Journaled], tmp_path: Path, workers: int) -> None:
+    """Each line to the journal has its priority before it (sd-daemon(3)), one to a file or in JSON has none."""
+    file = tmp_path / "access.log"
+    daemon = journaled(Workers=workers)
+    daemon.start()
+    assert daemon.get("journal").status == 404
+    assert daemon.request("PUT", "/upload/journal?v=0", b"x").status == 403
+    eventually(lambda: daemon.log.count("/upload/journal ") == 2)
+    reread(daemon, file_or_none(file), LogFile=str(file))
+    ask_each(daemon, "file", file.read_text)
+    reread(daemon, lambda: daemon.log, LogFile="")
+    ask_each(daemon, "back", lambda: daemon.log)
+    reread(daemon, lambda: daemon.log, LogFormat="json")
+    ask_each(daemon, "json", lambda: daemon.log)
+    lines = daemon.log.splitlines()
+    text = [line for line in lines if not line.startswith("{")]
+    assert all(re.match(r"(<6>\d{4}\S+ info |<4>\d{4}\S+ warn |<3>\d{4}\S+ error )", line) for line in text), text
+    assert sum("/journal 404" in line for line in text if line.startswith("<6>")) == 1
+    assert sum("/journal 403" in line for line in text if line.startswith("<4>")) == 1
+    assert sum("/back/" in line for line in text) == 6
+    assert [json.loads(line)["level"] for line in lines if "/json/" in line] == ["info"] * 6
+    assert all(re.match(r"\d{4}-", line) for line in file.read_text().splitlines())
+
+
+def file_or_none(path: Path) -> Callable[[], str]:
+    return lambda: path.read_text() if path.exists() else ""
+
+
+def test_another_stream_than_the_journal(make_daemon: MakeDaemon) -> None:
+    """JOURNAL_STREAM of another stream, which whoever is started by a service may have, counts for nothing."""
+    daemon = make_daemon(environment={"JOURNAL_STREAM": "8:12345"}).start()
+    ask_each(daemon, "none", lambda: daemon.log)
+    assert all(re.match(r"\d{4}-", line) for line in daemon.log.splitlines())
+
+
+def test_json_of_hosts(make_daemon: MakeDaemon) -> None:
+    """Where there are several hosts each line says to which one it was; null where it was to none."""
+    hosts = [{"Name": name, "UploadSubDir": f"{name}/", "StoreDir": f"store-{name}"} for name in ("one", "two")]
+    daemon = make_daemon(hosts=hosts, StoreDir=None, LogFormat="json").start()
+    for path in ("/one/a", "/two/a", "/three/a"):
+        assert daemon.request("GET", path).status == 404
+    eventually(lambda: "/three/a" in daemon.log)
+    lines = map(json.loads, daemon.log.splitlines())
+    assert {line["path"]: line["host"] for line in lines if "path" in line} == {
+        "/one/a": "one",
+        "/two/a": "two",
+        "/three/a": None,
+    }

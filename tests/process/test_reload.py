@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.neighbours.program import certificate
+from tests.neighbours.program import certificate, run
 from tests.process.test_hosts import host
 from tests.process.test_signals import started
 from tests.support import DEADLINE, SECRET, Daemon, eventually, free_port, need, put_head, put_target
@@ -371,6 +371,31 @@ def test_a_log_file_or_none(make_daemon: MakeDaemon, tmp_path: Path, workers: in
 
 
 @WORKERS
+def test_a_log_file_that_can_not_be(make_daemon: MakeDaemon, tmp_path: Path, workers: int) -> None:
+    """It is refused as a whole, as at a start; and files that come and go leave no descriptor open."""
+    daemon = started(make_daemon(Workers=workers), workers)
+    name = "hmac_file_server_config_last_reload_successful"
+
+    def turn(path: str, well: bool) -> None:
+        daemon.settings["LogFile"] = path
+        daemon.configure()
+        before = daemon.metric(name.replace("successful", "timestamp_seconds"))
+        os.kill(daemon.pid, signal.SIGHUP)
+        eventually(lambda: daemon.metric(name.replace("successful", "timestamp_seconds")) > before)
+        assert daemon.metric(name) == well
+
+    turn("/nowhere/at/all.log", False)
+    for _ in range(2):
+        turn(str(tmp_path / "log"), True)
+        turn("", True)
+    descriptors = daemon.descriptors()
+    for _ in range(3):
+        turn(str(tmp_path / "log"), True)
+        turn("", True)
+    eventually(lambda: daemon.descriptors() <= descriptors, what="none is left open")
+
+
+@WORKERS
 def test_metrics_on_and_off(make_daemon: MakeDaemon, workers: int) -> None:
     """The figures are served from when they are wanted, and no longer; if their address is taken, all stays."""
     daemon = make_daemon(Workers=workers, MetricsEnabled=False)
@@ -393,6 +418,15 @@ def test_metrics_on_and_off(make_daemon: MakeDaemon, workers: int) -> None:
         turn(False, "was read again")
         with pytest.raises(ConnectionRefusedError):
             daemon.metric("hmac_file_server_uploads_total")
+
+
+ENDS = "hmac_file_server_certificate_not_after_timestamp_seconds"
+
+
+def end_of(certificate: bytes) -> float:
+    """When a certificate in DER ends, in seconds since 1970, as openssl has it."""
+    said = run("openssl", "x509", "-noout", "-enddate", stdin=ssl.DER_cert_to_PEM_cert(certificate))
+    return ssl.cert_time_to_seconds(said.strip().partition("=")[2])
 
 
 def test_certificates(make_daemon: MakeDaemon, tmp_path: Path) -> None:
@@ -421,11 +455,14 @@ def test_certificates(make_daemon: MakeDaemon, tmp_path: Path) -> None:
     daemon = make_daemon(ListenPort=endpoint).launch()
     eventually(lambda: "Starting reactor" in daemon.log)
     old = shown()
+    assert daemon.metric(ENDS, '{setting="ListenPort"}') == end_of(old)
     install(made[1])
     assert shown() == old
     reload(daemon)
     new = shown()
     assert new != old
+    assert daemon.metric(ENDS, '{setting="ListenPort"}') == end_of(new)
+    assert daemon.metric(ENDS, '{setting="MetricsPort"}') == 0
     for wrong in (b"no key", made[0][1].read_bytes()):
         live[1].write_bytes(wrong)
         reload(daemon, "the configuration stays as it was", Secret=NEW)

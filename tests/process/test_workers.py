@@ -93,6 +93,18 @@ def test_a_worker_that_dies(daemon: Daemon) -> None:
     eventually(lambda: len(workers(daemon)) == 2 and first not in workers(daemon), what="another one runs")
     assert re.search(r"worker \d has ended", daemon.log)
     assert daemon.metric(UPLOADS) == 10
+    assert daemon.metric("hmac_file_server_worker_restarts_total") == 1
+
+
+def test_what_workers_take(daemon: Daemon) -> None:
+    """Memory and processor time of each are told, as the kernel has them; none was started again."""
+    for number, pid in enumerate(workers(daemon), 1):
+        label = f'{{worker="{number}"}}'
+        memory = daemon.metric("hmac_file_server_worker_resident_memory_bytes", label)
+        rss = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        assert memory == pytest.approx(rss, rel=0.2)
+        assert daemon.metric("hmac_file_server_worker_cpu_seconds_total", label) > 0
+    assert "\nhmac_file_server_worker_restarts_total 0.0\n" in figures(daemon)
 
 
 def test_a_worker_that_can_not_be_started_for_a_while(daemon: Daemon) -> None:
