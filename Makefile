@@ -12,7 +12,7 @@
 # make dist    build the wheel and the source distribution into dist/, and try them where pipx installs them
 # make deb     build the Debian package into dist/, as root: RELEASE=trixie, noble or (the default) bookworm
 # make package-test  install, upgrade, remove and purge it in fresh systems, as root: RELEASES="bookworm trixie"
-# make container-test  what the Containerfile does, in a chroot, as root
+# make container-test  build the containers' images, and run them with Podman, as root
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -70,7 +70,7 @@ deb:
 package-test: $(VENV)/tested
 	.ci/package-test $(BIN)/python $(RELEASES)
 
-container-test: $(VENV)/tested
+container-test: $(VENV)/neighbours
 	.ci/container-test $(BIN)/python
 
 $(BIN)/python:

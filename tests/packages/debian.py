@@ -73,7 +73,8 @@ class System:
 
     def put(self, path: str, body: bytes = BODY) -> Answer:
         with self.wire() as wire:
-            return wire.send(put_head(path, len(body), secret=self.secret) + body).answer()
+            upload = put_head(path, len(body), "Content-Type: image/webp", secret=self.secret)
+            return wire.send(upload + body).answer()
 
     def get(self, path: str) -> Answer:
         with self.wire() as wire:
@@ -144,6 +145,7 @@ def upgrades(system: System) -> None:
         upgrade = subprocess.Popen(
             ["chroot", system.root, "apt-get", "-y", "-q", "install", "/newer.deb"],
             stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
         )
@@ -218,6 +220,27 @@ def takes_its_store_back(system: System) -> None:
     assert system.put("slot/b.jpg").status == 201
 
 
+def is_restored(system: System) -> None:
+    """What was backed up while it ran is served as before by a fresh installation, in which numbers are others."""
+    there = lies(system.root, f"{STORE}/slot/b.jpg")
+    before = {name: os.getxattr(there, name) for name in os.listxattr(there)}
+    assert before
+    secret = system.secret
+    system.run("tar", "--create", "--xattrs", "--file=/backup.tar", f"/etc/{NAME}", STORE)
+    system.apt("purge", NAME)
+    system.run("rm", "-r", STORE)
+    system.run("adduser", "--system", "--quiet", "--no-create-home", "somebody-else")
+    system.apt("install", "/package.deb")
+    assert system.secret != secret
+    system.run("systemctl", "stop", NAME)
+    system.run("tar", "--extract", "--xattrs", "--file=/backup.tar", "--directory=/")
+    system.run("systemctl", "start", NAME)
+    assert system.secret == secret
+    assert {name: os.getxattr(there, name) for name in os.listxattr(there)} == before
+    assert system.get("slot/b.jpg").body == BODY
+    assert system.put("slot/c.jpg").status == 201
+
+
 def has_a_unit_that_is_valid_and_tight(system: System) -> None:
     """systemd loads the unit without a complaint, and it leaves the daemon little to do harm with."""
     unit = system.root / f"{NAME}.service"
@@ -244,6 +267,7 @@ def main() -> None:
         is_removed,
         is_purged,
         takes_its_store_back,
+        is_restored,
     )
     for step in steps:
         step(system)
