@@ -12,9 +12,14 @@
 # make crash   the long form of the power-loss and kill -9 tests
 # make soak    the long form of the tests with mixed work, a body of 10 GiB, a thousand slow clients
 # make resume  the long form of the tests of uploads that go on: a hundred cuts, and 10,000 begun and left
+# make dist    build the wheel and the source distribution into dist/, and try them where pipx installs them
+# make deb     build the Debian package into dist/, as root: RELEASE=trixie, noble or (the default) bookworm
+# make package-test  install, upgrade, remove and purge it in fresh systems, as root: RELEASES="bookworm trixie"
+# make container-test  build the containers' images, and run them with Podman, as root
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+RELEASE ?= bookworm
 
 # A test that waits leaves its processor to another one.
 TESTERS ?= $(shell expr 2 '*' $$(nproc))
@@ -22,8 +27,8 @@ SPHINX = $(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-
     --doctree-dir build/doctrees
 PYTEST = $(BIN)/python -m pytest --numprocesses=$(TESTERS) --dist=worksteal
 
-.PHONY: run check test neighbours test-oldest test-pythons lint docs docs-links man bench crash soak resume \
-    wheel-test clean
+.PHONY: run check test neighbours test-oldest test-pythons lint docs docs-links man bench crash soak resume dist deb \
+    package-test container-test clean
 
 run: $(VENV)/installed
 	$(BIN)/twist hmac-file-server --config etc/config.toml
@@ -70,8 +75,17 @@ soak: $(VENV)/tested
 resume: $(VENV)/tested
 	CUTS=100 BEGUN=10000 $(BIN)/python -m pytest -s tests/process/test_resume.py
 
-wheel-test: $(VENV)/tested
-	.ci/wheel-test $(BIN)/python
+dist: $(VENV)/tested
+	.ci/dist $(BIN)/python
+
+deb: man
+	packaging/debian/build $(RELEASE)
+
+package-test: $(VENV)/tested
+	.ci/package-test $(BIN)/python $(RELEASES)
+
+container-test: $(VENV)/neighbours
+	.ci/container-test $(BIN)/python
 
 $(BIN)/python:
 	@PYTHON="$(PYTHON)" .ci/venv "$(VENV)"

@@ -39,7 +39,9 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # generic since click 
 def with_selection(command: _Command) -> _Command:
     """Give a command the options that say which files, which it gets as the fields of a :class:`Selection`."""
     for option in (
-        click.option("--type", "media_type", metavar="TYPE", help="Of this type, as image/png or image/*."),
+        click.option(
+            "--type", "media_type", metavar="TYPE", help="Of this type, as image/png, or image/* for all of a kind."
+        ),
         click.option("--larger-than", type=Size(), help="Of more bytes."),
         click.option("--before", type=Moment(), help="Uploaded before, as 2026-11-27."),
         click.option("--owner", metavar="JID", help='Of alice@example.org, say; "-" reads it from standard input.'),
