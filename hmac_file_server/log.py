@@ -6,11 +6,16 @@ import functools
 import re
 import time
 import unicodedata
+from collections import deque
 from typing import Any, Protocol
 
+import attrs
 from twisted.logger import FileLogObserver, LogEvent, LogLevel, formatEvent
 
 LEVELS = {"debug": LogLevel.debug, "info": LogLevel.info, "warn": LogLevel.warn, "error": LogLevel.error}
+
+_MOST_RECENT, _LONGEST_RECENT = 20, 300
+_OF_CLIENTS = ("address", "path")
 
 _MARKS = ("Mn", "Mc")
 _MOST_MARKS = 2
@@ -24,13 +29,52 @@ _BLANK = re.compile(
 _CACHE = "Unable to write to plugin cache"
 
 
+@attrs.frozen
+class Trouble:
+    """A line of level warn or error, in words that tell of no client and no file.
+
+    :param time: seconds since 1970.
+    :param text: printable, as is all of it.
+    :param whose: what those words leave out.
+    """
+
+    time: float
+    level: str
+    text: str
+    whose: str = ""
+
+
+class Recent:
+    """The last lines of level warn and error, for whoever looks at the daemon and not at its log."""
+
+    def __init__(self) -> None:
+        self._troubles: deque[Trouble] = deque(maxlen=_MOST_RECENT)
+
+    @property
+    def troubles(self) -> list[Trouble]:
+        """The oldest first."""
+        return list(self._troubles)
+
+    def add(self, level: str, text: str, whose: str = "", seconds: float | None = None) -> None:
+        """Keep a line, if it is of such a level.
+
+        :param seconds: since 1970; now by default.
+        """
+        if LEVELS.get(level, LogLevel.critical) >= LogLevel.warn:
+            when = time.time() if seconds is None else seconds
+            shown = (printable(each[:_LONGEST_RECENT], keep="\\") for each in (text, whose))
+            self._troubles.append(Trouble(when, level, *shown))
+
+
 class Out(Protocol):
     """What a log is written to.
 
     :ivar lowest: level of what is written.
+    :ivar recent: is told of what goes wrong.
     """
 
     lowest: Any
+    recent: Recent
 
     @property
     def problem(self) -> str:
@@ -44,7 +88,12 @@ def observer(out: Any) -> FileLogObserver:
     """Writes each event as one line of text: time, level, message; a traceback follows a bug."""
 
     def format_event(event: LogEvent) -> str | None:
-        return format_line(event) if event.get("log_level", LogLevel.info) >= out.lowest else None
+        if event.get("log_level", LogLevel.info) < out.lowest:
+            return None
+        line = format_line(event)
+        if line is not None and event.get("log_level", LogLevel.info) >= LogLevel.warn:
+            _remember(event, out.recent)
+        return line
 
     return FileLogObserver(out, format_event)
 
@@ -64,6 +113,15 @@ def format_line(event: LogEvent) -> str | None:
         rows = failure.getTraceback().rstrip("\n").split("\n")
         line += "".join(f"  {printable(row, keep=chr(92))}\n" for row in rows)
     return line
+
+
+def _remember(event: LogEvent, recent: Recent) -> None:
+    text, whose = formatEvent(event).partition("\n")[0], []
+    for name in _OF_CLIENTS:
+        if value := event.get(name):
+            text = text.replace(str(value), "...")
+            whose.append(str(value))
+    recent.add(event["log_level"].name, text, " ".join(whose), event.get("log_time"))
 
 
 def one_line(level: str, text: str, seconds: float | None = None) -> str:
@@ -99,9 +157,14 @@ class LineLog:
         """Whether a line of this level is written at all."""
         return level in self._written
 
-    def write(self, level: str, text: str) -> None:
-        """:param text: one line; what could forge, hide or reorder one is escaped."""
+    def write(self, level: str, text: str, brief: str = "", whose: str = "") -> None:
+        """:param text: one line; what could forge, hide or reorder one is escaped.
+        :param brief: what a :class:`Trouble` says of it, from level warn on.
+        :param whose: likewise.
+        """
         self._out.write(one_line(level, printable(text)))
+        if brief:
+            self._out.recent.add(level, brief, whose)
 
 
 def printable(text: str, keep: str = "") -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 from twisted.logger import LogLevel
 
-from hmac_file_server.log import one_line
+from hmac_file_server.log import Recent, one_line
 
 _MOST_WAITING = 1 << 20
 _TOGETHER = select.PIPE_BUF
@@ -148,12 +148,14 @@ class LogWriter:
 
     :param standard: descriptor of what it goes on in where no file is wanted any more.
     :ivar lowest: level of what Twisted logs to it.
+    :ivar recent: what went wrong of late.
 
     What waits is bounded; how many lines did not fit, or could not be written, is said as soon as lines get through.
     """
 
     def __init__(self, stream: Stream, standard: int = 1, most_waiting: int = _MOST_WAITING) -> None:
         self.lowest = LogLevel.debug
+        self.recent = Recent()
         self.standard = standard
         self._stream = stream
         self._moves_to: str | None = None
