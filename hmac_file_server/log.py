@@ -15,7 +15,6 @@ from twisted.logger import FileLogObserver, LogEvent, LogLevel, formatEvent
 LEVELS = {"debug": LogLevel.debug, "info": LogLevel.info, "warn": LogLevel.warn, "error": LogLevel.error}
 
 _MOST_RECENT, _LONGEST_RECENT = 20, 300
-_OF_CLIENTS = ("address", "path")
 
 _MARKS = ("Mn", "Mc")
 _MOST_MARKS = 2
@@ -116,12 +115,12 @@ def format_line(event: LogEvent) -> str | None:
 
 
 def _remember(event: LogEvent, recent: Recent) -> None:
-    text, whose = formatEvent(event).partition("\n")[0], []
-    for name in _OF_CLIENTS:
+    # Who knows where a file is may have it, so where an error names one the event has its path.
+    text = formatEvent(event).partition("\n")[0]
+    for name in ("address", "path"):
         if value := event.get(name):
-            text = text.replace(str(value), "...")
-            whose.append(str(value))
-    recent.add(event["log_level"].name, text, " ".join(whose), event.get("log_time"))
+            text = text.replace(repr(value), "...").replace(str(value), "...")
+    recent.add(event["log_level"].name, text, str(event.get("address", "")), event.get("log_time"))
 
 
 def one_line(level: str, text: str, seconds: float | None = None) -> str:

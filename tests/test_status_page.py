@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import ast
+import errno
 import html
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
 import attrs
 import pytest
-from twisted.internet.defer import succeed
+from twisted.internet.defer import fail, succeed
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
-from twisted.logger import Logger, LogLevel, LogPublisher
+from twisted.logger import Logger, LogLevel, LogPublisher, globalLogPublisher
 
 import hmac_file_server
 from hmac_file_server import __version__
@@ -25,9 +27,11 @@ from hmac_file_server.daemon.metrics_site import MetricsRoot, MetricsSite, Ready
 from hmac_file_server.daemon.remedies import REMEDIES
 from hmac_file_server.daemon.status import Overview, Running, Status, WorkerStatus
 from hmac_file_server.daemon.status_page import StatusPage
+from hmac_file_server.files.retry import RetryLoop, RetryPolicy
 from hmac_file_server.files.upload import Standing
 from hmac_file_server.log import Recent, Trouble, observer
 from hmac_file_server.metrics import _UPLOAD_ERRORS, Metrics, ReloadMetrics
+from hmac_file_server.resumption.keeper import FileKeeper
 from hmac_file_server.settings.problems import ConfigError
 from tests.support import SECRET
 from tests.test_access import Out, Server, put, server  # noqa: F401  # a fixture
@@ -375,17 +379,25 @@ def test_errors_of_the_log(tmp_path: Path) -> None:
 
 
 def test_errors_do_not_tell_where_files_are() -> None:
-    """The path below a store, which opens the file to whoever knows it, is left out; the store's own is not."""
-    recent = Recent()
-    recent.add("warn", "trying again (1 of 5): /srv/my store/4f2a/a: b.jpg: Input/output error")
-    recent.add("error", "StoreDir can not be used: /srv/my store: Read-only file system")
-    recent.add("error", "no reason given: /srv/my store/4f2a/b.jpg")
-    status = Status.of((), recent, ["/srv/my store/", "/srv/other"])
-    assert [trouble.text for trouble in status.troubles] == [
-        "trying again (1 of 5): /srv/my store/...: Input/output error",
-        "StoreDir can not be used: /srv/my store: Read-only file system",
-        "no reason given: /srv/my store/...",
-    ]
+    """The place of a file, which opens it to whoever knows it, is left out of an error of the store's."""
+    out, clock = Out(), Clock()
+    publisher = globalLogPublisher
+    watching = observer(out)
+    publisher.addObserver(watching)
+    try:
+        for name in ("/srv/store/4f2a/a: b.jpg", "/srv/store/4f2a/\u202e'.jpg"):
+            loop = RetryLoop(RetryPolicy(clock, 3, 1.0, jitter=max))
+            error = OSError(errno.EIO, "Input/output error", name)
+            loop.run(lambda error=error: fail(error)).addErrback(lambda failure: None)
+            keeper = FileKeeper(SimpleNamespace(timeout=1.0, sweep=lambda error=error: fail(error)), clock)
+            keeper.sweep()
+    finally:
+        publisher.removeObserver(watching)
+    assert "4f2a" in out.getvalue()
+    assert [trouble.text for trouble in out.recent.troubles] == [
+        "the store failed, trying again in 1.0 s (1 of 3): ...: Input/output error",
+        "the sessions can not be looked through: [Errno 5] Input/output error: ...",
+    ] * 2
 
 
 def test_refused_uploads_are_errors(server: Server) -> None:  # noqa: F811
@@ -414,7 +426,7 @@ def test_how_far_an_upload_is(server: Server) -> None:  # noqa: F811
     standing = upload.standing()
     assert standing
     assert standing.received == 6000
-    assert "4f2a" not in str(Status.of([("", server.uploads.active)], Recent(), []))
+    assert "4f2a" not in str(Status.of([("", server.uploads.active)], Recent()))
 
 
 def test_how_far_a_resumable_upload_is(server: Server) -> None:  # noqa: F811

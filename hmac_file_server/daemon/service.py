@@ -250,8 +250,7 @@ class FileService(MultiService):
 
     def _whats_up(self) -> Status:
         everybody = [(host.host.name, host.uploads.active) for host in (*self._hosts, *self._retired)]
-        folders = [host.host.store_dir for host in (*self._hosts, *self._retired)]
-        return Status.of(everybody, self._out.recent, folders)
+        return Status.of(everybody, self._out.recent)
 
     def _overview(self) -> Overview:
         return Overview(self._config, self._whats_up(), self._out.problem)

@@ -11,7 +11,7 @@ import attrs
 
 from hmac_file_server.config import Config
 from hmac_file_server.files.upload import Standing, Upload
-from hmac_file_server.log import Recent, Trouble, printable
+from hmac_file_server.log import Recent, Trouble
 
 _MOST_UPLOADS = 20
 _MOST_TROUBLES = 20
@@ -41,19 +41,17 @@ class Status:
     troubles: Sequence[Trouble] = ()
 
     @classmethod
-    def of(cls, hosts: Iterable[tuple[str, Mapping[Upload, None]]], recent: Recent, folders: Sequence[str]) -> Status:
+    def of(cls, hosts: Iterable[tuple[str, Mapping[Upload, None]]], recent: Recent) -> Status:
         """What this process has to tell.
 
         :param hosts: each by its name, with the uploads that run.
-        :param folders: the stores', below which paths are not told.
         """
         running: list[Running] = []
         for name, active in hosts:
             # They are in the order in which they began.
             known = (standing for upload in active if (standing := upload.standing()) is not None)
             running += (Running(name, _cut(standing)) for standing in itertools.islice(known, _MOST_UPLOADS))
-        troubles = [attrs.evolve(each, text=_without_files(each.text, folders)) for each in recent.troubles]
-        return cls.together([cls(running, troubles)])
+        return cls.together([cls(running, recent.troubles)])
 
     @classmethod
     def together(cls, each: Iterable[Status]) -> Status:
@@ -119,15 +117,3 @@ class Overview:
 
 def _cut(standing: Standing) -> Standing:
     return attrs.evolve(standing, owner=standing.owner[:_LONGEST_OWNER])
-
-
-def _without_files(text: str, folders: Iterable[str]) -> str:
-    """A line without what it says of a file's place: whoever knows that may have the file."""
-    for folder in folders:
-        store = printable(folder.rstrip("/"), keep="\\") + "/"
-        before, found, after = text.partition(store)
-        if found:
-            # A name may have any letters in it: the longest one that there can be is left out.
-            _, colon, reason = after.rpartition(": ")
-            text = f"{before}{store}...{colon}{reason if colon else ''}"
-    return text

@@ -192,8 +192,7 @@ class WorkersService(MultiService):
         return asked.addTimeout(_ASK_EVERY, self._reactor).addBoth(lambda _: None)
 
     def _overview(self) -> Overview:
-        folders = [host.store_dir for host in self._config.hosts]
-        own = Status.of((), self._out.recent, folders)
+        own = Status.of((), self._out.recent)
         status = Status.together([own, *(worker.status for worker in self._workers)])
         workers = [
             WorkerStatus(each.number, each.runs, each.is_late, each.restarts, each.problem) for each in self._workers
