@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import re
+import threading
 import time
 import unicodedata
-from collections import deque
 from typing import Any, Protocol
 
 import attrs
@@ -14,7 +14,8 @@ from twisted.logger import FileLogObserver, LogEvent, LogLevel, formatEvent
 
 LEVELS = {"debug": LogLevel.debug, "info": LogLevel.info, "warn": LogLevel.warn, "error": LogLevel.error}
 
-_MOST_RECENT, _LONGEST_RECENT = 20, 300
+MOST_TROUBLES = 20
+_LONGEST_RECENT = 300
 
 _MARKS = ("Mn", "Mc")
 _MOST_MARKS = 2
@@ -32,27 +33,34 @@ _CACHE = "Unable to write to plugin cache"
 class Trouble:
     """A line of level warn or error, in words that tell of no client and no file.
 
-    :param time: seconds since 1970.
+    :param time: of the last one, in seconds since 1970.
     :param text: printable, as is all of it.
-    :param whose: what those words leave out.
+    :param whose: what those words leave out, of the last one.
+    :param count: how often it was written.
     """
 
     time: float
     level: str
     text: str
     whose: str = ""
+    count: int = 1
 
 
 class Recent:
-    """The last lines of level warn and error, for whoever looks at the daemon and not at its log."""
+    """The last lines of level warn and error, for whoever looks at the daemon and not at its log.
+
+    What comes again is kept once: strangers can cause many of a kind, and must not drive out all others.
+    """
 
     def __init__(self) -> None:
-        self._troubles: deque[Trouble] = deque(maxlen=_MOST_RECENT)
+        self._lock = threading.RLock()  # A signal's handler logs, too.
+        self._troubles: dict[tuple[str, str], Trouble] = {}
 
     @property
     def troubles(self) -> list[Trouble]:
         """The oldest first."""
-        return list(self._troubles)
+        with self._lock:
+            return list(self._troubles.values())
 
     def add(self, level: str, text: str, whose: str = "", seconds: float | None = None) -> None:
         """Keep a line, if it is of such a level.
@@ -61,8 +69,13 @@ class Recent:
         """
         if LEVELS.get(level, LogLevel.critical) >= LogLevel.warn:
             when = time.time() if seconds is None else seconds
-            shown = (printable(each[:_LONGEST_RECENT], keep="\\") for each in (text, whose))
-            self._troubles.append(Trouble(when, level, *shown))
+            text, whose = (printable(each[:_LONGEST_RECENT], keep="\\") for each in (text, whose))
+            with self._lock:
+                before = self._troubles.pop((level, text), None)
+                count = 1 if before is None else before.count + 1
+                self._troubles[level, text] = Trouble(when, level, text, whose, count)
+                if len(self._troubles) > MOST_TROUBLES:
+                    del self._troubles[next(iter(self._troubles))]
 
 
 class Out(Protocol):

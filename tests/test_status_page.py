@@ -315,10 +315,13 @@ def test_pictures(site: Site) -> None:
     site.clock.advance(60)
     site.metrics.uploads.inc(6)
     text, body = site.text(), site.answer()[1]
-    assert "uploads hour 9 day 9" in text
-    assert "received hour 5.0 MiB day 5.0 MiB" in text
+    for words in (
+        "uploads 9 in the last hour, at most 6 a minute 9 in the last day, at most 9 a quarter of an hour",
+        "received 5.0 MiB in the last hour, at most 5.0 MiB a minute 5.0 MiB in the last day",
+    ):
+        assert words in text
     assert "Counted since 20" in text
-    assert "uploads in each minute, 6 at most" in body
+    assert "<title>uploads in each minute of the last hour</title>" in body
     paths = re.findall(r'<path d="([^"]*)">', body)
     assert len(paths) == 8
     assert paths[0] == "M58 20v-10h.8v10zM59 20v-20h.8v20z"
@@ -341,7 +344,7 @@ def test_the_oldest_uploads_and_the_newest_errors() -> None:
     each = [
         Status(
             [Running("", attrs.evolve(UPLOAD, begun=float(number)))],
-            [attrs.evolve(TROUBLE, time=float(number))],
+            [attrs.evolve(TROUBLE, time=float(number), text=f"{number}")],
         )
         for number in range(30)
     ]
@@ -359,6 +362,21 @@ def test_errors_are_bounded_and_plain() -> None:
     assert len(recent.troubles) == 20
     assert recent.troubles[-1].text.startswith("49 \\n\\u202exx")
     assert len(recent.troubles[-1].text) < 400
+
+
+def test_errors_that_come_again(site: Site) -> None:
+    """Many of one kind are one, with how many they were, and drive out no others; so of all workers together."""
+    recent = Recent()
+    recent.add("error", "StoreDir can not be used", seconds=1)
+    for number in range(1000):
+        recent.add("warn", "PUT 403", f"192.0.2.{number}", seconds=2 + number)
+    assert [(each.text, each.count, each.whose) for each in recent.troubles] == [
+        ("StoreDir can not be used", 1, ""),
+        ("PUT 403", 1000, "192.0.2.999"),
+    ]
+    status = Status((), recent.troubles)
+    site.shows(status=Status.together([status, Status((), [Trouble(500, "warn", "PUT 403", "192.0.2.1", 3)])]))
+    assert re.search(r"warn PUT 403 \(1,003 times\) .*error StoreDir can not be used$", site.text())
 
 
 def test_errors_of_the_log(tmp_path: Path) -> None:
@@ -394,10 +412,10 @@ def test_errors_do_not_tell_where_files_are() -> None:
     finally:
         publisher.removeObserver(watching)
     assert "4f2a" in out.getvalue()
-    assert [trouble.text for trouble in out.recent.troubles] == [
-        "the store failed, trying again in 1.0 s (1 of 3): ...: Input/output error",
-        "the sessions can not be looked through: [Errno 5] Input/output error: ...",
-    ] * 2
+    assert [(trouble.text, trouble.count) for trouble in out.recent.troubles] == [
+        ("the store failed, trying again in 1.0 s (1 of 3): ...: Input/output error", 2),
+        ("the sessions can not be looked through: [Errno 5] Input/output error: ...", 2),
+    ]
 
 
 def test_refused_uploads_are_errors(server: Server) -> None:  # noqa: F811

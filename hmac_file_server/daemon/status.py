@@ -11,10 +11,9 @@ import attrs
 
 from hmac_file_server.config import Config
 from hmac_file_server.files.upload import Standing, Upload
-from hmac_file_server.log import Recent, Trouble
+from hmac_file_server.log import MOST_TROUBLES, Recent, Trouble
 
 _MOST_UPLOADS = 20
-_MOST_TROUBLES = 20
 _LONGEST_OWNER = 200
 
 
@@ -57,13 +56,15 @@ class Status:
     def together(cls, each: Iterable[Status]) -> Status:
         """What several have to tell."""
         uploads: list[Running] = []
-        troubles: list[Trouble] = []
+        troubles: dict[tuple[str, str], Trouble] = {}
         for status in each:
             uploads += status.uploads
-            troubles += status.troubles
+            for trouble in status.troubles:
+                alike = (trouble.level, trouble.text)
+                troubles[alike] = _both(trouble, troubles[alike]) if alike in troubles else trouble
         uploads.sort(key=lambda running: running.standing.begun)
-        troubles.sort(key=lambda trouble: trouble.time)
-        return cls(uploads[:_MOST_UPLOADS], troubles[-_MOST_TROUBLES:])
+        last = sorted(troubles.values(), key=lambda trouble: trouble.time)[-MOST_TROUBLES:]
+        return cls(uploads[:_MOST_UPLOADS], last)
 
     def at_rest(self) -> Status:
         """The same when nothing runs any more."""
@@ -113,6 +114,12 @@ class Overview:
     status: Status
     log_problem: str
     workers: Sequence[WorkerStatus] = ()
+
+
+def _both(one: Trouble, other: Trouble) -> Trouble:
+    """Two that say the same as one."""
+    last = one if one.time >= other.time else other
+    return attrs.evolve(last, count=one.count + other.count)
 
 
 def _cut(standing: Standing) -> Standing:

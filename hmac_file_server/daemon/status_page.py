@@ -166,9 +166,11 @@ class _Page(Element):
             yield tag.clone().fillSlots(
                 what=what,
                 hour=written(sum(of_hour)),
+                most_of_hour=written(max(of_hour)),
+                picture_of_hour=_picture(of_hour, f"{what} in each minute of the last hour"),
                 day=written(sum(of_day)),
-                picture_of_hour=_picture(of_hour, f"{what} in each minute, {written(max(of_hour))} at most"),
-                picture_of_day=_picture(of_day, f"{what} in each quarter of an hour, {written(max(of_day))} at most"),
+                most_of_day=written(max(of_day)),
+                picture_of_day=_picture(of_day, f"{what} in each quarter of an hour of the last day"),
             )
 
     # What went wrong
@@ -190,8 +192,11 @@ class _Page(Element):
             yield tag.clone().clear()("none")
 
     def _trouble(self, trouble: Trouble, tag: Tag) -> Tag:
-        whose = f" ({trouble.whose})" if self._details and trouble.whose else ""
-        return tag.fillSlots(time=_date_time(trouble.time), level=trouble.level, text=trouble.text + whose)
+        more = [f"{_count(trouble.count)} times"] if trouble.count > 1 else []
+        if self._details and trouble.whose:
+            more.append(f"the last one: {trouble.whose}" if more else trouble.whose)
+        text = f"{trouble.text} ({'; '.join(more)})" if more else trouble.text
+        return tag.fillSlots(time=_date_time(trouble.time), level=trouble.level, text=text)
 
     # What is beside it
 
