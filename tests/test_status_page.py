@@ -316,8 +316,8 @@ def test_pictures(site: Site) -> None:
     site.metrics.uploads.inc(6)
     text, body = site.text(), site.answer()[1]
     for words in (
-        "uploads 9 in the last hour, at most 6 a minute 9 in the last day, at most 9 a quarter of an hour",
-        "received 5.0 MiB in the last hour, at most 5.0 MiB a minute 5.0 MiB in the last day",
+        "uploads 9 in the last hour, at most 6 in a minute 9 in the last day, at most 9 in 15 min",
+        "received 5.0 MiB in the last hour, at most 5.0 MiB in a minute 5.0 MiB in the last day",
     ):
         assert words in text
     assert "Counted since 20" in text
