@@ -72,6 +72,7 @@ class Config:
     session_timeout: float = key("SessionTimeout", values.seconds(1, 31_536_000), 86400)
     metrics_enabled: bool = key("MetricsEnabled", values.flag, True)
     metrics_listen: Listen = key("MetricsPort", values.address, "127.0.0.1:9090")
+    status_details: bool = key("StatusDetails", values.flag, False)
     chunk_size: int = key("ChunkSize", values.size(4096, 64 << 20), 1 << 20)
     max_upload_size: int = key("MaxUploadSize", values.size(0, 1 << 62), 0)
     keep_for: float = key("KeepFor", values.lifetime(0, 1 << 34), 0)
@@ -167,6 +168,9 @@ def load(path: str, handed_down: bytes | None = None, report: Report = stop) -> 
         handed_down=_to_hand_down(given, settings, tables),
         **{"secrets": (), "store_dir": "", **settings},
     )
+    if config.status_details and not config.metrics_listen.loopback:
+        reason = "names of files and clients are for this machine only; give MetricsPort a loopback address"
+        report(ConfigError(line_of(path, "StatusDetails", True, reason)))
     return attrs.evolve(config, hosts=hosts_of(path, config.listen, given, tables, report))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import threading
 import time
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,9 @@ import attrs
 from twisted.logger import FileLogObserver, LogEvent, LogLevel, formatEvent
 
 LEVELS = {"debug": LogLevel.debug, "info": LogLevel.info, "warn": LogLevel.warn, "error": LogLevel.error}
+
+MOST_TROUBLES = 20
+_LONGEST_RECENT = 300
 
 _MARKS = ("Mn", "Mc")
 _MOST_MARKS = 2
@@ -54,15 +58,66 @@ class Form:
         return self.bug(level, message, seconds, [printable(row, keep="\\") for row in rows])
 
 
+@attrs.frozen
+class Trouble:
+    """A line of level warn or error, in words that tell of no client and no file.
+
+    :param time: of the last one, in seconds since 1970.
+    :param text: printable, as is all of it.
+    :param whose: what those words leave out, of the last one.
+    :param count: how often it was written.
+    """
+
+    time: float
+    level: str
+    text: str
+    whose: str = ""
+    count: int = 1
+
+
+class Recent:
+    """The last lines of level warn and error, for whoever looks at the daemon and not at its log.
+
+    What comes again is kept once: strangers can cause many of a kind, and must not drive out all others.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # A signal's handler logs, too.
+        self._troubles: dict[tuple[str, str], Trouble] = {}
+
+    @property
+    def troubles(self) -> list[Trouble]:
+        """The oldest first."""
+        with self._lock:
+            return list(self._troubles.values())
+
+    def add(self, level: str, text: str, whose: str = "", seconds: float | None = None) -> None:
+        """Keep a line, if it is of such a level.
+
+        :param seconds: since 1970; now by default.
+        """
+        if LEVELS.get(level, LogLevel.critical) >= LogLevel.warn:
+            when = time.time() if seconds is None else seconds
+            text, whose = (printable(each[:_LONGEST_RECENT], keep="\\") for each in (text, whose))
+            with self._lock:
+                before = self._troubles.pop((level, text), None)
+                count = 1 if before is None else before.count + 1
+                self._troubles[level, text] = Trouble(when, level, text, whose, count)
+                if len(self._troubles) > MOST_TROUBLES:
+                    del self._troubles[next(iter(self._troubles))]
+
+
 class Out(Protocol):
     """What a log is written to.
 
     :ivar lowest: level of what is written.
     :ivar form: of its lines.
+    :ivar recent: is told of what goes wrong.
     """
 
     lowest: Any
     form: Form
+    recent: Recent
 
     @property
     def problem(self) -> str:
@@ -76,9 +131,23 @@ def observer(out: Any) -> FileLogObserver:
     """Writes each event in the form that holds then: time, level, message, and the traceback of a bug."""
 
     def format_event(event: LogEvent) -> str | None:
-        return out.form.event(event) if event.get("log_level", LogLevel.info) >= out.lowest else None
+        if event.get("log_level", LogLevel.info) < out.lowest:
+            return None
+        line: str | None = out.form.event(event)
+        if line is not None and event.get("log_level", LogLevel.info) >= LogLevel.warn:
+            _remember(event, out.recent)
+        return line
 
     return FileLogObserver(out, format_event)
+
+
+def _remember(event: LogEvent, recent: Recent) -> None:
+    # Who knows where a file is may have it, so where an error names one the event has its path.
+    text = formatEvent(event).partition("\n")[0]
+    for name in ("address", "path"):
+        if value := event.get(name):
+            text = text.replace(repr(value), "...").replace(str(value), "...")
+    recent.add(event["log_level"].name, text, str(event.get("address", "")), event.get("log_time"))
 
 
 def text_line(level: str, text: str, seconds: float | None = None) -> str:
@@ -153,17 +222,24 @@ class LineLog:
         """Whether a line of this level is written at all."""
         return level in self._written
 
-    def write(self, level: str, text: str) -> None:
-        """:param text: one line; what could forge, hide or reorder one is escaped."""
+    def write(self, level: str, text: str, brief: str = "", whose: str = "") -> None:
+        """:param text: one line; what could forge, hide or reorder one is escaped.
+        :param brief: what a :class:`Trouble` says of it, from level warn on.
+        :param whose: likewise.
+        """
         self._out.write(self._line(level, printable(text)))
+        if brief:
+            self._out.recent.add(level, brief, whose)
 
-    def write_fields(self, level: str, fields: Mapping[str, object]) -> None:
+    def write_fields(self, level: str, fields: Mapping[str, object], brief: str = "", whose: str = "") -> None:
         """Write an object of JSON.
 
         :param fields: escaped likewise.
         """
         shown = {name: printable(value) if isinstance(value, str) else value for name, value in fields.items()}
         self._out.write(json_line(level, shown))
+        if brief:
+            self._out.recent.add(level, brief, whose)
 
 
 def printable(text: str, keep: str = "") -> str:

@@ -70,6 +70,7 @@ class Metrics:
         self.uploads_in_progress = self._gauge("uploads_in_progress", "Uploads that are running.")
         self.sessions_kept = self._gauge("sessions_kept", "Uploads that run, or wait to be resumed.")
         self.store_free = self._gauge("store_free_bytes", "Bytes that the store has free.")
+        self.store_size = self._gauge("store_size_bytes", "Bytes that the store's file system has in all.")
         self.ready = Gauge(*_READY, registry=registry)
         self._hosts: dict[str, HostMetrics] = {}
 
@@ -85,7 +86,7 @@ class Metrics:
     def forget(self, host: str) -> None:
         """There is no such host any more: what it has now is not told, what it has counted goes on to count."""
         if self.has_hosts and self._hosts.pop(host, None) is not None:
-            for gauge in (self.uploads_in_progress, self.sessions_kept, self.store_free):
+            for gauge in (self.uploads_in_progress, self.sessions_kept, self.store_free, self.store_size):
                 gauge.remove(host)
 
     @functools.cached_property

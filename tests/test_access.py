@@ -13,6 +13,7 @@ import pytest
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel
 from twisted.python.failure import Failure
 
 from hmac_file_server.files.access_log import AccessLog
@@ -21,7 +22,7 @@ from hmac_file_server.files.retry import RetryPolicy
 from hmac_file_server.files.serving import Serving
 from hmac_file_server.files.tree import Place, Root
 from hmac_file_server.files.upload import Uploads
-from hmac_file_server.log import LineLog
+from hmac_file_server.log import FORMS, LineLog, Recent
 from hmac_file_server.metrics import Metrics
 from hmac_file_server.resumption.keeper import FileKeeper
 from hmac_file_server.resumption.upload import Resumables
@@ -35,6 +36,17 @@ from tests.support import SECRET, put_target, v2
 from tests.test_request import Transport
 
 
+class Out(io.StringIO):
+    """A log in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lowest = LogLevel.info
+        self.form = FORMS["text"]
+        self.recent = Recent()
+        self.problem = ""
+
+
 class Server:
     """A site with its log and figures, whose threads work when they are told to."""
 
@@ -44,7 +56,7 @@ class Server:
         self.store = local_store(folder, False, self._in_thread, self.clock)
         self.waiting: list[tuple[Deferred[Any], Callable[[], Any]]] = []
         policy = RetryPolicy(self.clock, 1, 1.0)
-        uploads = Uploads(self.store, Room(0), policy, 4096)
+        self.uploads = uploads = Uploads(self.store, Room(0), policy, 4096)
         sessions = self.store.sessions(3600.0)
         uploads.watcher = keeper = FileKeeper(sessions, self.clock)
         files = Files(
@@ -54,7 +66,7 @@ class Server:
             1 << 30,
         )
         place = place_of(Resumables(sessions, uploads, keeper.kept, self.clock), files, "upload", 0)
-        self.metrics, self.out = Metrics(), io.StringIO()
+        self.metrics, self.out = Metrics(), Out()
         self.access = AccessLog(lambda: self.metrics, self.clock, LineLog(self.out, "info"))
         self.site = Site(
             Root([Place("upload", place, files)]), self.clock, Limits(), self.access.ended, self.access.turned_away

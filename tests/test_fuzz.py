@@ -50,6 +50,10 @@ class Kept(io.StringIO):
 
     problem = ""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.recent = log.Recent()
+
 
 class Transport(StringTransport):
     """As forgiving as a real transport: what comes too late does nothing."""
@@ -165,7 +169,7 @@ class Fuzzed:
         return done
 
     def _see(self, event: LogEvent) -> None:
-        line = log.format_line(event)
+        line = log.FORMS["text"].event(event)
         if "log_failure" in event:
             self.problems.append(line or "a failure")
         elif line is not None:

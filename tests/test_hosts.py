@@ -115,7 +115,7 @@ def test_lists_of_files(path: Path, text: str, reason: str) -> None:
         ('DeleteSecret = "orbit7-shadow23-breeze91-echo17"', "[[Host]] 1: DeleteSecret: is a placeholder"),
         ('Secret = "change-me"', "[[Host]] 1: Secret: is a placeholder"),
         ('DeleteSecret = "changeme"', "[[Host]] 1: DeleteSecret: is a placeholder"),
-        (f'Secret = "{SECRET}"\nSecretFile = "x"', '[[Host]] 1: SecretFile = "x": there is a Secret too'),
+        (f'Secret = "{SECRET}"\nSecretFile = "/x"', '[[Host]] 1: SecretFile = "/x": there is a Secret too'),
         (f'Secret = "{SECRET}"\nsecret = "x"', "[[Host]] 1: secret is there twice, also as Secret"),
         ('SecretFile = "/nowhere/at-all"', '[[Host]] 1: SecretFile = "/nowhere/at-all": No such file'),
         ('Name = ""', '[[Host]] 1: Name = "": write a name'),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
@@ -11,8 +12,11 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
 from hmac_file_server import __version__
+from hmac_file_server.config import load
 from hmac_file_server.daemon.health import StoreCheck
 from hmac_file_server.daemon.metrics_site import MetricsRoot, MetricsSite, Ready
+from hmac_file_server.daemon.status import IDLE, Overview
+from hmac_file_server.daemon.status_page import StatusPage
 from hmac_file_server.metrics import Metrics
 from tests.support import Daemon, need
 
@@ -22,9 +26,12 @@ class Scraper:
 
     def __init__(self, draining: bool = False, store: Deferred[None] | None = None) -> None:
         self.metrics = Metrics()
-        root = MetricsRoot(
-            self.metrics.registry, Ready(lambda: "stopping" if draining else "", lambda: store or succeed(None))
+        registry, overview = (
+            self.metrics.registry,
+            Overview(load(str(Path(__file__).parent.parent / "etc/config.toml")), IDLE, ""),
         )
+        ready = Ready(lambda: "stopping" if draining else "", lambda: store or succeed(None))
+        root = MetricsRoot(registry, ready, StatusPage(registry, lambda: overview, Clock()))
         self._protocol = MetricsSite(root, reactor=MemoryReactorClock()).buildProtocol(None)
         self.transport = StringTransport()
         self._protocol.makeConnection(self.transport)
@@ -87,7 +94,7 @@ def test_counts_are_exposed() -> None:
     """
     uploads_total upload_errors_total upload_retries_total uploads_in_progress upload_duration_seconds
     downloads_total downloads_broken_total received_bytes_total sent_bytes_total refusals_total
-    store_free_bytes build_info
+    store_free_bytes store_size_bytes build_info
     """.split(),
 )
 def test_every_figure_is_explained(name: str) -> None:
@@ -164,12 +171,12 @@ def test_head(target: str) -> None:
     assert scraper.answer()[::2] == (200, "")
 
 
-@pytest.mark.parametrize("target", ["/", "/metric", "/readyz2", "/upload/x", "//metrics"])
+@pytest.mark.parametrize("target", ["//", "/metric", "/readyz2", "/upload/x", "//metrics"])
 def test_nothing_else_is_served(target: str) -> None:
     """Any other path is a 404 that says where to look."""
     scraper = Scraper()
     scraper.ask(target)
-    assert scraper.answer()[::2] == (404, "here are /metrics, /healthz and /readyz\n")
+    assert scraper.answer()[::2] == (404, "here are /, /metrics, /healthz and /readyz\n")
 
 
 @pytest.mark.parametrize("target", ["/metrics", "/healthz", "/readyz", "/"])

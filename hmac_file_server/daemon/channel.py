@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 
 from hmac_file_server.daemon.share import Share
 from hmac_file_server.daemon.signals import leave_to_parent
+from hmac_file_server.daemon.status import Status
 
 _INPUT = 0
 _PIECE = 32 << 10
@@ -36,7 +37,12 @@ class Report(amp.Command):
     """
 
     arguments = [(b"others", amp.String())]
-    response = [(b"figures", amp.String()), (b"share", amp.String()), (b"problem", amp.Unicode())]
+    response = [
+        (b"figures", amp.String()),
+        (b"share", amp.String()),
+        (b"status", amp.String()),
+        (b"problem", amp.Unicode()),
+    ]
 
 
 class Settings(amp.Command):
@@ -82,13 +88,13 @@ class Parent(amp.AMP):
 
     :param prepare: does what can fail of new settings; gives what is wrong with them.
     :param settle: takes them, or drops them.
-    :param report: is told the others' share; gives the figures, the own share, and why nothing gets done.
+    :param report: is told the others' share; gives the figures, the own share, what runs, and why nothing gets done.
     """
 
     def __init__(
         self,
         reactor: Any,
-        report: Callable[[Share], tuple[bytes, Share, str]],
+        report: Callable[[Share], tuple[bytes, Share, Status, str]],
         prepare: Callable[[bytes], Coroutine[Any, Any, str]],
         settle: Callable[[bool], Coroutine[Any, Any, None]],
     ) -> None:
@@ -102,7 +108,7 @@ class Parent(amp.AMP):
     def attend(
         cls,
         reactor: Any,
-        report: Callable[[Share], tuple[bytes, Share, str]],
+        report: Callable[[Share], tuple[bytes, Share, Status, str]],
         prepare: Callable[[bytes], Coroutine[Any, Any, str]],
         settle: Callable[[bool], Coroutine[Any, Any, None]],
     ) -> None:
@@ -118,10 +124,10 @@ class Parent(amp.AMP):
     @Report.responder
     def _told_to_report(self, others: bytes) -> dict[str, bytes | str]:
         try:
-            figures, share, problem = self._report(Share.decode(others))
-            return {"figures": figures, "share": share.encode(), "problem": problem}
+            figures, share, status, problem = self._report(Share.decode(others))
+            return {"figures": figures, "share": share.encode(), "status": status.encode(), "problem": problem}
         except MemoryError:  # AMP would end the conversation, and with it the worker.
-            return {"figures": b"", "share": b"", "problem": ""}
+            return {"figures": b"", "share": b"", "status": b"", "problem": ""}
 
     @Settings.responder
     def _told_settings(self, piece: bytes) -> dict[str, object]:

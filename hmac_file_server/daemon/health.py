@@ -110,7 +110,8 @@ class StoreWatch(Service):
             # What is not there may be mounted again.
             self._room.lost(problem, isinstance(error, Unusable) and error.lasting)
         if problem != self._problem:
-            _log.error("StoreDir can not be used: {problem}", problem=problem)
+            path = getattr(error, "filename", None)
+            _log.error("StoreDir can not be used: {problem}", problem=problem, path=path)
         self._problem = problem
 
 

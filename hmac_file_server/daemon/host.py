@@ -61,6 +61,7 @@ class HostService(MultiService):
         # End of the wing.
         self.configure(config, host)
         metrics.store_free.set_function(lambda: math.nan if room.free is None else room.free)
+        metrics.store_size.set_function(lambda: math.nan if room.size is None else room.size)
         metrics.begin()
 
     def configure(self, config: Config, host: Host) -> None:

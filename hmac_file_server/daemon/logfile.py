@@ -19,7 +19,7 @@ from typing import Any
 import attrs
 from twisted.logger import LogLevel
 
-from hmac_file_server.log import FORMS
+from hmac_file_server.log import FORMS, Recent
 
 _MOST_WAITING = 1 << 20
 _TOGETHER = select.PIPE_BUF
@@ -182,6 +182,7 @@ class LogWriter:
     :param standard: descriptor of what it goes on in where no file is wanted any more.
     :ivar lowest: level of what Twisted logs to it.
     :ivar form: of its lines.
+    :ivar recent: what went wrong of late.
 
     What waits is bounded; how many lines did not fit, or could not be written, is said as soon as lines get through.
     """
@@ -189,6 +190,7 @@ class LogWriter:
     def __init__(self, stream: Stream, standard: int = 1, most_waiting: int = _MOST_WAITING) -> None:
         self.lowest = LogLevel.debug
         self.form = FORMS["text"]
+        self.recent = Recent()
         self.standard = standard
         self._stream = stream
         self._moves_to: str | None = None

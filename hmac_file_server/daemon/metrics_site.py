@@ -19,6 +19,8 @@ from twisted.web.resource import Resource
 from hmac_file_server import __version__
 from hmac_file_server.config import Config
 from hmac_file_server.daemon.listener import Listener
+from hmac_file_server.daemon.status import Overview
+from hmac_file_server.daemon.status_page import HEADERS, StatusPage
 
 _log = Logger()
 
@@ -45,19 +47,24 @@ class Ready:
 
 
 class MetricsRoot(Resource):
-    """``/metrics``, ``/healthz`` (alive) and ``/readyz`` (takes uploads).
+    """``/`` (for people), ``/metrics``, ``/healthz`` (alive) and ``/readyz`` (takes uploads).
 
     :param registry: has the daemon's figures; those of this process are added.
     :param renew: called, and waited for, before they are shown.
     """
 
     def __init__(
-        self, registry: CollectorRegistry, ready: Ready, renew: Callable[[], Deferred[None]] = lambda: succeed(None)
+        self,
+        registry: CollectorRegistry,
+        ready: Ready,
+        page: StatusPage,
+        renew: Callable[[], Deferred[None]] = lambda: succeed(None),
     ) -> None:
         super().__init__()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         Info("hmac_file_server_build", "Which version runs.", registry=registry).info({"version": __version__})
+        self.putChild(b"", _Page(page, ready, renew))
         self.putChild(b"metrics", _Exposition(registry, renew))
         self.putChild(b"healthz", _Alive())
         self.putChild(b"readyz", _Readiness(ready))
@@ -127,12 +134,22 @@ class MetricsService(MultiService):
     """Serves the figures while a configuration wants them.
 
     :param config: by which it begins.
-    :param root: of the site.
+    :param overview: what the daemon knows beside the figures.
     """
 
-    def __init__(self, config: Config, root: MetricsRoot, reactor: Any) -> None:
+    def __init__(
+        self,
+        config: Config,
+        registry: CollectorRegistry,
+        ready: Ready,
+        overview: Callable[[], Overview],
+        reactor: Any,
+        renew: Callable[[], Deferred[None]] = lambda: succeed(None),
+    ) -> None:
         super().__init__()
-        self._root, self._reactor = root, reactor
+        page = StatusPage(registry, overview, reactor)
+        page.history.setServiceParent(self)
+        self._root, self._reactor = MetricsRoot(registry, ready, page, renew), reactor
         self._listener: Listener | None = None
         if config.metrics_enabled:
             self._have(self._made(config))
@@ -172,6 +189,22 @@ class MetricsService(MultiService):
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.disownServiceParent()
+
+
+class _Page(Resource):
+    def __init__(self, page: StatusPage, ready: Ready, renew: Callable[[], Deferred[None]]) -> None:
+        super().__init__()
+        self._page, self._ready, self._renew = page, ready, renew
+
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        return _Nothing()
+
+    def render_GET(self, request: Request) -> int:
+        host = request.getHeader(b"Host") or b""
+        for name, value in HEADERS.items():
+            request.setHeader(name, value)
+        asked = self._renew().addCallback(lambda _: self._ready.problem())
+        return _answer_later(request, asked.addCallback(lambda problem: self._page.content(problem, host)))
 
 
 class _Exposition(Resource):
@@ -216,7 +249,7 @@ class _Nothing(Resource):
     isLeaf = True
 
     def render_GET(self, request: Request) -> bytes:
-        return _plain(request, 404, "here are /metrics, /healthz and /readyz")
+        return _plain(request, 404, "here are /, /metrics, /healthz and /readyz")
 
 
 def _plain(request: Request, status: int, text: str) -> bytes:

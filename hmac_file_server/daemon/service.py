@@ -22,11 +22,12 @@ from hmac_file_server.daemon.host import HostService
 from hmac_file_server.daemon.housekeeper import Housekeeper
 from hmac_file_server.daemon.listener import Listener, SharedListener
 from hmac_file_server.daemon.logfile import LogWriter, check_log
-from hmac_file_server.daemon.metrics_site import MetricsRoot, MetricsService, Ready
+from hmac_file_server.daemon.metrics_site import MetricsService, Ready
 from hmac_file_server.daemon.notify import Notifier
 from hmac_file_server.daemon.reload import STOPPING, Reload, in_thread
 from hmac_file_server.daemon.share import Share
 from hmac_file_server.daemon.signals import ignore_stopping
+from hmac_file_server.daemon.status import Overview, Status
 from hmac_file_server.files.access_log import AccessLog
 from hmac_file_server.files.tree import Root
 from hmac_file_server.log import FORMS, LEVELS, LineLog, Out
@@ -100,7 +101,7 @@ class FileService(MultiService):
         registry = CollectorRegistry()
         registry.register(Current(lambda: self._metrics.registry))
         Housekeeper(lambda: self._config, registry, reactor).setServiceParent(self)
-        metrics_site = self._metrics_site = MetricsService(config, MetricsRoot(registry, ready), reactor)
+        metrics_site = self._metrics_site = MetricsService(config, registry, ready, self._overview, reactor)
         metrics_site.setServiceParent(self)
         listener = self._listener
         CertificateMetrics(
@@ -242,8 +243,8 @@ class FileService(MultiService):
     def _hints(self) -> Hints:
         return Hints(self._config.listen.endpoint, self._config.trusted_proxies)
 
-    def report(self, others: Share) -> tuple[bytes, Share, str]:
-        """For the parent of several workers: the figures, the own share of what is bounded, and why nothing gets done.
+    def report(self, others: Share) -> tuple[bytes, Share, Status, str]:
+        """For the parent of several workers: figures, the own share of what is bounded, and what runs and goes wrong.
 
         :param others: what the other workers have.
         """
@@ -253,7 +254,14 @@ class FileService(MultiService):
             host.room.claimed_elsewhere = others.claimed
         claimed = sum(host.room.claimed for host in (*self._hosts, *self._retired))
         problem = next(filter(None, (host.store.stuck for host in self._hosts)), "")
-        return self._metrics.report(), Share(connections.counts, claimed), problem
+        return self._metrics.report(), Share(connections.counts, claimed), self._whats_up(), problem
+
+    def _whats_up(self) -> Status:
+        everybody = [(host.host.name, host.uploads.active) for host in (*self._hosts, *self._retired)]
+        return Status.of(everybody, self._out.recent)
+
+    def _overview(self) -> Overview:
+        return Overview(self._config, self._whats_up(), self._out.problem)
 
     def _status(self) -> str:
         free = [host.room.free for host in self._hosts if host.room.free is not None]

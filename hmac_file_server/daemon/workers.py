@@ -25,13 +25,14 @@ from hmac_file_server.daemon.host import basis_of
 from hmac_file_server.daemon.housekeeper import Housekeeper
 from hmac_file_server.daemon.listener import cannot_listen
 from hmac_file_server.daemon.logfile import STANDARD_OUTPUT, LogWriter
-from hmac_file_server.daemon.metrics_site import MetricsRoot, MetricsService, Ready
+from hmac_file_server.daemon.metrics_site import MetricsService, Ready
 from hmac_file_server.daemon.notify import Notifier
 from hmac_file_server.daemon.reload import STOPPING, Reload
 from hmac_file_server.daemon.service import Prepared, log_status, say_hello, set_log, try_log, warn_of
 from hmac_file_server.daemon.share import NOTHING, Share
 from hmac_file_server.daemon.signals import held_back, ignore_stopping
 from hmac_file_server.daemon.sockets import UnixSocket, tcp_sockets
+from hmac_file_server.daemon.status import IDLE, Overview, Status, WorkerStatus
 from hmac_file_server.metrics import CertificateMetrics, ReloadMetrics, Together, WorkerMetrics
 from hmac_file_server.settings.problems import ConfigError, fail
 from hmac_file_server.stores.interface import IStore
@@ -72,7 +73,7 @@ class WorkersService(MultiService):
         self._make_checks()
         ready = Ready(self._why_not_ready, lambda: check_all(self._checks))
         Housekeeper(lambda: self._config, registry, reactor).setServiceParent(self)
-        self._metrics_site = MetricsService(config, MetricsRoot(registry, ready, self._renew), reactor)
+        self._metrics_site = MetricsService(config, registry, ready, self._overview, reactor, self._renew)
         self._metrics_site.setServiceParent(self)
         CertificateMetrics(registry, lambda: {"MetricsPort": self._metrics_site.certificate_ends})
         self._worker_metrics = WorkerMetrics(registry, self._processes)
@@ -197,6 +198,14 @@ class WorkersService(MultiService):
     def _processes(self) -> dict[int, int]:
         return {worker.number: worker.transport.pid for worker in self._workers if worker.runs}
 
+    def _overview(self) -> Overview:
+        own = Status.of((), self._out.recent)
+        status = Status.together([own, *(worker.status for worker in self._workers)])
+        workers = [
+            WorkerStatus(each.number, each.runs, each.is_late, each.restarts, each.problem) for each in self._workers
+        ]
+        return Overview(self._config, status, self._out.problem, workers)
+
     def _status(self) -> str:
         running = sum(worker.runs for worker in self._workers)
         return f"{running} of {len(self._workers)} workers run{log_status(self._out)}"
@@ -280,6 +289,8 @@ class Worker(Service, ProcessProtocol):
     :param descriptor: of the socket that it accepts from.
     :ivar report: its newest figures; empty while it has told none.
     :ivar share: what it has of what is bounded for all workers together.
+    :ivar status: what runs and goes wrong in it; of one that is gone, what went wrong.
+    :ivar restarts: how often it had to be started again.
     :ivar problem: why nothing gets done in it; empty if it does.
     """
 
@@ -299,8 +310,11 @@ class Worker(Service, ProcessProtocol):
         self._settings = b""
         self._offered: bytes | None = None
         self._awaited: list[Deferred[None]] = []
+        self._before = IDLE
         self.report = b""
         self.share = NOTHING
+        self.status = IDLE
+        self.restarts = 0
         self.problem = ""
         self.runs = False
 
@@ -363,6 +377,7 @@ class Worker(Service, ProcessProtocol):
 
     def _start_again(self, why: str) -> None:
         self._service.starts_again()
+        self.restarts += 1
         _log.error(
             "worker {number} {why} and is started again in {pause:g} s",
             number=self.number,
@@ -407,6 +422,7 @@ class Worker(Service, ProcessProtocol):
         self.problem = answer["problem"]
         if answer["figures"]:
             self.report, self.share = answer["figures"], Share.decode(answer["share"])
+            self.status = Status.together([self._before, Status.decode(answer["status"])])
 
     def processEnded(self, reason: Failure) -> None:
         self.runs = False
@@ -417,6 +433,7 @@ class Worker(Service, ProcessProtocol):
             self._look = None
         self._service.ended(self.report)
         self.report, self.share, self.problem = b"", NOTHING, ""
+        self.status = self._before = self.status.at_rest()
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None

@@ -50,7 +50,8 @@ class AccessLog:
         now = self._clock.seconds()
         if error.reason == "connections" and now >= self._crowded_at + 1.0 and self._lines.wants("warn"):
             self._crowded_at = now
-            self._lines.write("warn", f"{address} was refused a connection: {error}")
+            text = f"{address} was refused a connection: {error}"
+            self._lines.write("warn", text, f"a connection was refused: {error.message}", address)
 
     def ended(self, request: Request, timed_out: bool, cut: bool) -> None:
         """Take note of one request.
@@ -100,20 +101,27 @@ class AccessLog:
         without_right = to_anybody and not (body is not None and body.has_right)
         if without_right and not self._refused.is_told(request.client_address):
             return
+        host = f" host={request.host_name or '-'}" if self._metrics().has_hosts else ""
+        status = "-" if unanswered else request.code
+        method, path = _short(request.method, _LONGEST_METHOD), _short(_without_token(request), _LONGEST_PATH)
+        brief = whose = ""
+        if error is not None and level != "info":
+            brief = f"{method} {status}{host} {error.reason}: {error.message}"
+            whose = f"{request.client_address} {path.rpartition('/')[2]}"
         if self._lines.is_json:
             host_name = (request.host_name or None) if self._metrics().has_hosts else None
-            self._lines.write_fields(level, _fields(request, host_name, seconds, timed_out, cut))
+            fields = _fields(request, host_name, seconds, timed_out, cut)
+            self._lines.write_fields(level, fields, brief, whose)
             return
         agent = _short(request.said(b"User-Agent") or b"-", _LONGEST_AGENT).replace('"', "'")
-        host = f" host={request.host_name or '-'}" if self._metrics().has_hosts else ""
         said = _how_it_ended(request, str(error) if error else "", timed_out, cut)
         end = f" - {said}" if said else ""
-        status = "-" if unanswered else request.code
         self._lines.write(
             level,
-            f"{request.client_address} {_short(request.method, _LONGEST_METHOD)}"
-            f" {_short(_without_token(request), _LONGEST_PATH)} {status}"
+            f"{request.client_address} {method} {path} {status}"
             f' in={request.body_received} out={request.sentLength} {seconds:.3f}s{host} "{agent}"{end}',
+            brief,
+            whose,
         )
 
 
@@ -150,8 +158,8 @@ class _Refused:
         counts, self._counts = self._counts, Counter()
         for user, count in counts.items():
             if count > _LINES_EACH and self._lines.wants("warn"):
-                text = f"{user} {count - _LINES_EACH} more requests without a right, in {_SPAN:g} s, are not listed"
-                self._lines.write("warn", text)
+                text = f"{count - _LINES_EACH} more requests without a right, in {_SPAN:g} s, are not listed"
+                self._lines.write("warn", f"{user} {text}", text, user)
 
 
 def _upload(request: Request) -> Upload | None:

@@ -75,7 +75,8 @@ class _Download:
             return
         self._stopped = True
         if not failure.check(ReaderLeft):
-            _log.error("a download can not go on: {reason}", reason=str(failure.value))
+            path = getattr(failure.value, "filename", None)
+            _log.error("a download can not go on: {reason}", reason=str(failure.value), path=path)
         # The headers promised a length: only cutting the connection tells the client that it got less.
         self._transport.abortConnection()
 

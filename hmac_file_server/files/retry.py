@@ -98,6 +98,7 @@ class RetryLoop:
             attempt=self._attempts,
             retries=self._policy.retries,
             error=where(error),
+            path=error.filename,
         )
         self._policy.retried(error)
         self._last = failure

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProducer, IPushProducer
 from twisted.python.failure import Failure
@@ -59,6 +60,26 @@ class State(Enum):
     """It has failed, and the store is still busy with a step of it."""
     OVER = auto()
     """It is stored, or what the store has of it is being dropped, or kept to be resumed."""
+
+
+@attrs.frozen
+class Standing:
+    """How far an upload is, and whose.
+
+    :param received: bytes of the file that have come, those of earlier requests too.
+    :param size: of the file in bytes.
+    :param begun: when it began, in seconds since 1970.
+    :param name: of the file.
+    :param owner: as the XMPP server says; empty if it does not.
+    :param client: the address of who sends it.
+    """
+
+    received: int
+    size: int
+    begun: float
+    name: str
+    owner: str
+    client: str
 
 
 class Uploads:
@@ -311,6 +332,19 @@ class Upload:
     def share(self) -> int:
         """Bytes that it should be given at once, at the most, as things are."""
         return self._uploads.share()
+
+    @property
+    def received(self) -> int:
+        """Bytes of the file that have come; while some are written those may count twice."""
+        came = self._draft.position + sum(map(len, self._writing)) + self._gathered_size
+        return min(came, self._draft.end)
+
+    def standing(self) -> Standing | None:
+        """How far it is; None while nothing is known of it."""
+        slot = self.slot
+        if slot is None:
+            return None
+        return Standing(self.received, slot.size, self.begun, slot.path.name, slot.owner or "", self.client)
 
     def store_only_if(self, condition: Condition) -> None:
         """Make a condition, before it begins, of what is at the slot's path."""

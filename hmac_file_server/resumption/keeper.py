@@ -116,5 +116,7 @@ class FileKeeper(Service):
         return sessions
 
     def _failed(self, failure: Failure) -> list[Session]:
-        _log.warn("the sessions can not be looked through: {error}", error=failure.value)
+        error = failure.value
+        path = getattr(error, "filename", None)
+        _log.warn("the sessions can not be looked through: {error}", error=error, path=path)
         return []

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from hmac_file_server.files.upload import State, Superseded, Upload, Uploads
+from hmac_file_server.files.upload import Standing, State, Superseded, Upload, Uploads
 from hmac_file_server.slots.slot import Slot
 from hmac_file_server.stores.errors import Cancelled, Held, NoSession
 from hmac_file_server.stores.interface import IPart, ISessions
@@ -92,6 +92,13 @@ class ResumableUpload(Upload):
     def dropped(self) -> bool:
         """Whether nobody can go on with it."""
         return self._draft.dropped
+
+    def standing(self) -> Standing | None:
+        session = self.session
+        if session is None:
+            return None
+        name, owner = session.path.name, session.owner or ""
+        return Standing(self.received, session.length, session.begun, name, owner, session.client)
 
     def begin(self) -> Deferred[None]:
         ready: Deferred[None] = Deferred()

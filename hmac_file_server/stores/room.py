@@ -29,10 +29,12 @@ class Space:
 
     :param free: bytes; None where it does not tell.
     :param full: whether nothing can be stored, however many that are: it has no inodes left, or a quota is used up.
+    :param size: bytes that it has in all; None where it does not tell.
     """
 
     free: int | None
     full: bool = False
+    size: int | None = None
 
 
 class Claimant(Protocol):
@@ -51,6 +53,7 @@ class Room:
     :ivar claimed_elsewhere: the same of the other workers, as of late.
     :ivar beside: the rooms of other hosts, whose stores may be on the same file system.
     :ivar free: bytes that the file system has free, None while that is not known.
+    :ivar size: bytes that it has in all, likewise.
     :ivar away: why the store can not be reached, empty if it can.
     :ivar doubtful: whether it can be reached, and nothing be written to it; one folder in it may be an exception.
     :ivar full: whether not the smallest body fits.
@@ -67,6 +70,7 @@ class Room:
         self.full = False
         self.ran_out = False
         self.free: int | None = None
+        self.size: int | None = None
 
     @property
     def closed(self) -> bool:
@@ -75,7 +79,7 @@ class Room:
 
     def found(self, space: Space, running: Iterable[Claimant]) -> None:
         """Take note of what the file system says, and of what is still to come."""
-        self.free = space.free
+        self.free, self.size = space.free, space.size
         self.full = space.full or (space.free is not None and space.free <= self.min_free)
         self.ran_out = space.full
         self.claimed = sum(upload.owed for upload in running)
@@ -87,7 +91,7 @@ class Room:
         :param lasting: whether that will not pass by itself.
         """
         self.away, self._away_lasts = reason, lasting
-        self.free = None
+        self.free = self.size = None
 
     def refused(self) -> None:
         """Take note that nothing can be written to the store."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import select
@@ -23,6 +24,7 @@ _CHROMIUM_FLAGS = """
     --disable-background-networking --disable-component-update --disable-sync --disable-extensions
     --autoplay-policy=no-user-gesture-required --remote-debugging-pipe
 """.split()
+_NARROW = 600
 _ONLY_LOCAL = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
 _FIREFOX_PREFERENCES = {
     "app.normandy.enabled": False,
@@ -67,6 +69,24 @@ class Page:
     def comes_true(self, expression: str) -> None:
         """Wait until a script gives something true."""
         eventually(lambda: self.value(expression), what=expression)
+
+
+@attrs.frozen
+class Look:
+    """A page, looked at.
+
+    :param complaints: what the browser wrote to its console.
+    :param asked: the URLs of all that was fetched.
+    :param picture: of the whole page, as PNG.
+    :param value: as that of a :class:`Page`.
+    :param close: likewise.
+    """
+
+    complaints: list[str]
+    asked: list[str]
+    picture: bytes = attrs.field(repr=False)
+    value: Callable[[str], Any] = attrs.field(repr=False)
+    close: Callable[[], None] = attrs.field(repr=False)
 
 
 class Browser(Protocol):
@@ -130,6 +150,41 @@ class Chromium:
 
     def _close_tab(self, tab: str) -> None:
         self._ask("Target.closeTarget", targetId=tab)
+
+    def look(self, url: str, width: int, dark: bool) -> Look:
+        """Open a link in a window of some width, on a device that likes it light or dark."""
+        self._events.clear()
+        tab = self._ask("Target.createTarget", url="about:blank")["targetId"]
+        session = self._ask("Target.attachToTarget", targetId=tab, flatten=True)["sessionId"]
+        for domain in ("Page", "Log", "Network", "Runtime"):
+            self._ask(f"{domain}.enable", session)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._ask("Emulation.setEmulatedMedia", session, features=[scheme])
+        phone = width < _NARROW
+        self._ask(
+            "Emulation.setDeviceMetricsOverride", session, width=width, height=800, deviceScaleFactor=1, mobile=phone
+        )
+        self._ask("Page.navigate", session, url=url)
+        self._wait_for("Page.loadEventFired", session)
+        size = self._ask("Page.getLayoutMetrics", session)["cssContentSize"]
+        picture = self._ask("Page.captureScreenshot", session, captureBeyondViewport=True, clip={**size, "scale": 1})
+        complaints = [
+            str(event["params"])
+            for event in self._events
+            if event["method"] in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
+        ]
+        asked = [
+            event["params"]["request"]["url"]
+            for event in self._events
+            if event["method"] == "Network.requestWillBeSent"
+        ]
+        return Look(
+            complaints,
+            asked,
+            base64.b64decode(picture["data"]),
+            lambda expression: self._value(session, expression),
+            lambda: self._close_tab(tab),
+        )
 
     def close(self) -> None:
         os.killpg(self._process.pid, signal.SIGKILL)

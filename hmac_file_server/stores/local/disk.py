@@ -353,4 +353,5 @@ def _space(figures: os.statvfs_result, kind: FileSystem) -> Space:
     counts = unit > 0 and 0 <= figures.f_bavail <= figures.f_blocks > 0
     # Of files many keep no account, and some say how many there are, and that none is free.
     counts_files = kind.special and figures.f_files > 0
-    return Space(figures.f_bavail * unit if counts else None, full=counts_files and not figures.f_favail)
+    full = counts_files and not figures.f_favail
+    return Space(figures.f_bavail * unit, full, figures.f_blocks * unit) if counts else Space(None, full)
