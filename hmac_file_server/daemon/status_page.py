@@ -119,6 +119,12 @@ class _Page(Element):
         if free is not None and size is not None and size > 0 and not math.isnan(free):
             facts = {"used": f"{_bytes(size - free)} of {_bytes(size)}", **facts}
             bar = _bar(size - free, size, "used of the file system")
+        files, stored = (self._figures.value(f"store_{what}", name) for what in ("files", "bytes"))
+        walked = self._figures.value("tidy_last_timestamp_seconds", name)
+        if files is not None and walked is not None:
+            facts["files"] = f"{files:.0f} of {_bytes(stored)}, as of {_clock_time(walked)}"
+        if host.store_limit:
+            facts["StoreLimit"] = _bytes(host.store_limit)
         return tag.fillSlots(
             name=printable(name) or "store", path=printable(host.store_dir), bar=bar, facts=_pairs(facts)
         )

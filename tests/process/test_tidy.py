@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import pytest
 from tests.process.test_command import COMMAND, command
 from tests.process.test_hosts import get, host
 from tests.process.test_hosts import put as put_at
-from tests.support import Daemon, eventually, missing
+from tests.support import Daemon, Wire, eventually, missing
 
 MakeDaemon = Callable[..., Daemon]
 
@@ -72,6 +73,9 @@ def test_the_housekeeper(make_daemon: MakeDaemon, workers: int) -> None:
     eventually(lambda: daemon.metric("hmac_file_server_tidy_removed_total", '{reason="expired"}') == 1)
     eventually(lambda: daemon.metric("hmac_file_server_store_files") == 1)
     assert daemon.metric("hmac_file_server_store_bytes") == 5
+    with Wire(daemon.metrics_port) as wire:
+        page = wire.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").answer().body
+    assert re.search(rb"1 of 5 \w+, as of", page), page
     assert daemon.metric("hmac_file_server_tidy_last_timestamp_seconds") > time.time() - 60
     assert "removed old/a.txt of 5 bytes: KeepFor" in daemon.log
     assert "1 whose time is over removed, 5 bytes" in daemon.log
