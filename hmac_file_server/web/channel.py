@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from hmac_file_server.web.client import Peer
 from hmac_file_server.web.errors import MALFORMED, HTTPError
 from hmac_file_server.web.headers import EVERYWHERE, NOTHING_RUNS
 from hmac_file_server.web.pace import Reader
-from hmac_file_server.web.sockets import READ, has_plain_socket, unsent
+from hmac_file_server.web.sockets import READ, unsent
 
 if TYPE_CHECKING:
     from hmac_file_server.web.request import Request
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 _LONGEST_LENGTH = 18
 _LONGEST_HEAD = 8192
-_LONG = 1 << 14
 _MOST_NAMES, _LONGEST_NAME = 1000, 64
 
 _HEAD = re.compile(
@@ -260,26 +258,6 @@ class Channel(HTTPChannel):
             request.handleContentChunk(memoryview(data)[end : end + length])
         self.allContentReceived()
         return end + length
-
-    def write(self, data: bytes) -> None:
-        self.write_both(data, b"")
-
-    def write_both(self, head: bytes, body: bytes) -> None:
-        """Write two pieces, long ones without joining them first.
-
-        These at once, which spares the reactor a round; what the socket does not take waits for it as usual.
-        """
-        transport, sent = self.transport, 0
-        if (
-            len(body) >= _LONG
-            and has_plain_socket(transport)
-            and not (transport.dataBuffer or transport._tempDataBuffer or transport.disconnecting)
-        ):
-            with contextlib.suppress(OSError):  # of which the transport will hear, too
-                sent = transport.socket.sendmsg((head, body))
-            if sent == len(head) + len(body):
-                return
-        HTTPChannel.write(self, (head + body)[sent:])
 
     @property
     def idle(self) -> bool:

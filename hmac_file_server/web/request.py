@@ -312,9 +312,8 @@ class Request(server.Request):
         head = b"%b%bDate: %b\r\n%b%b\r\n" % (_STATUS_LINES[status], _STANDING, date(), headers, more)
         if body and self.method != b"HEAD" and status not in NO_BODY_CODES:
             self.sentLength = len(body)
-            self.channel.write_both(head, body)
-        else:
-            self.channel.write(head)
+            head += body
+        self.channel.write(head)
 
     def _start_answer(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
         if status not in NO_BODY_CODES and b"Content-Length" not in headers:
