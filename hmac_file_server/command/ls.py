@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import click
 
 from hmac_file_server.command.options import chosen_hosts, loaded, with_config, with_host, with_json
-from hmac_file_server.command.store import files_of, opened, selection_of, with_selection
+from hmac_file_server.command.store import Stores, files_of, selection_of, with_selection
 from hmac_file_server.housekeeping.select import owner_of, type_of
 from hmac_file_server.log import from_wire, printable
 
@@ -32,8 +32,10 @@ def ls(
     With --json each line is an object. No daemon needs to run. Root becomes StoreDir's owner first.
     """
     settings, selection = loaded(config), selection_of(owner, before, larger_than, media_type)
-    for each in chosen_hosts(settings, host):
-        with opened(settings, each) as disk:
+    hosts = chosen_hosts(settings, host)
+    stores = Stores(settings, hosts)
+    for each in hosts:
+        with stores.opened(each) as disk:
             for entry in files_of(disk, selection):
                 when = datetime.fromtimestamp(entry.mtime_ns / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
                 path, whose, kind = from_wire(entry.path.signed), owner_of(entry), type_of(entry)

@@ -10,7 +10,7 @@ import click
 
 from hmac_file_server.command.options import chosen_hosts, loaded, print_json, with_config, with_host, with_json
 from hmac_file_server.command.slot import checked_path
-from hmac_file_server.command.store import files_of, opened, selection_of, with_selection
+from hmac_file_server.command.store import Stores, files_of, selection_of, with_selection
 from hmac_file_server.housekeeping.select import Selection
 from hmac_file_server.log import from_wire, printable
 from hmac_file_server.settings.hosts import Host
@@ -59,12 +59,13 @@ def rm(
         raise click.UsageError("name files, or say which by --owner, --before, --larger-than or --type")
     hosts = chosen_hosts(settings, host)
     named = [_named(hosts, file) for file in files]
+    stores = Stores(settings, hosts)
     count = size = failed = 0
     for each in hosts:
         paths = [path for whose, path in named if whose is each]
         if files and not paths:
             continue
-        with opened(settings, each, removes=not dry_run) as disk:
+        with stores.opened(each, removes=not dry_run) as disk:
             found = _Found(disk, paths, selection)
             count_here, size_here = found.sum()
             many = not files and count_here > _MANY

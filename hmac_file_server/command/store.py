@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -61,20 +62,27 @@ def selection_of(
     return Selection(owner, before, larger_than, media_type)
 
 
-@contextlib.contextmanager
-def opened(config: Config, host: Host, removes: bool = False) -> Iterator[Disk]:
-    """The store of a host, as its owner.
+class Stores:
+    """The stores of some hosts, as their owner, which this process becomes."""
 
-    :param removes: whether files are going to be removed.
-    :raises click.ClickException: if it can not be had.
-    """
-    become_owner(host.store_dir)
-    try:
-        disk = Disk(host.store_dir, config.fsync, removes, config.remember_removed)
-    except (Unusable, OSError) as error:
-        raise click.ClickException(f"{host.store_dir}: {error}") from None
-    with contextlib.closing(disk):
-        yield disk
+    def __init__(self, config: Config, hosts: Sequence[Host]) -> None:
+        self._config = config
+        self._folders = dict(zip(hosts, become_owner([host.store_dir for host in hosts]), strict=True))
+
+    @contextlib.contextmanager
+    def opened(self, host: Host, removes: bool = False) -> Iterator[Disk]:
+        """The store of a host; one at a time.
+
+        :param removes: whether files are going to be removed.
+        :raises click.ClickException: if it can not be had.
+        """
+        os.fchdir(self._folders[host])
+        try:
+            disk = Disk(".", self._config.fsync, removes, self._config.remember_removed)
+        except (Unusable, OSError) as error:
+            raise click.ClickException(f"{host.store_dir}: {error}") from None
+        with contextlib.closing(disk):
+            yield disk
 
 
 def files_of(disk: Disk, selection: Selection) -> Iterator[Entry]:

@@ -6,7 +6,7 @@ import attrs
 import click
 
 from hmac_file_server.command.options import chosen_hosts, loaded, print_json, with_config, with_host, with_json
-from hmac_file_server.command.store import opened
+from hmac_file_server.command.store import Stores
 from hmac_file_server.housekeeping.rules import rules_of
 from hmac_file_server.housekeeping.tidy import tidy as walk_and_tidy
 from hmac_file_server.log import printable
@@ -29,14 +29,16 @@ def tidy(context: click.Context, config: str, host: str | None, dry_run: bool, v
     """
     settings = loaded(config)
     failed, outcomes = 0, {}
-    for each in chosen_hosts(settings, host):
+    hosts = chosen_hosts(settings, host)
+    stores = Stores(settings, hosts)
+    for each in hosts:
 
         def say(level: str, text: str) -> None:
             if level == "warn" or (verbose and not as_json):
                 click.echo(printable(text), err=level == "warn")
 
         rules = rules_of(each)
-        with opened(settings, each, rules.removes and not dry_run) as disk:
+        with stores.opened(each, rules.removes and not dry_run) as disk:
             outcome = walk_and_tidy(disk, rules, say, dry_run)
         failed += outcome.failed
         outcomes[each.name] = attrs.asdict(outcome)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import click
 
 from hmac_file_server.command.options import chosen_hosts, loaded, print_json, with_config, with_host, with_json
-from hmac_file_server.command.store import files_of, opened
+from hmac_file_server.command.store import Stores, files_of
 from hmac_file_server.housekeeping.select import Selection, owner_of, type_of
 from hmac_file_server.log import printable
 from hmac_file_server.stores.local.walk import Entry
@@ -41,9 +41,11 @@ def usage(by: str, top: int | None, config: str, host: str | None, as_json: bool
     """
     settings = loaded(config)
     files, sizes = Counter[str](), Counter[str]()
-    for each in chosen_hosts(settings, host):
+    hosts = chosen_hosts(settings, host)
+    stores = Stores(settings, hosts)
+    for each in hosts:
         key = _key(by, each.name)
-        with opened(settings, each) as disk:
+        with stores.opened(each) as disk:
             for entry in files_of(disk, Selection()):
                 files[key(entry)] += 1
                 sizes[key(entry)] += entry.size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -14,19 +15,22 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from hmac_file_server.config import Config
-from hmac_file_server.housekeeping.rules import rules_of
+from hmac_file_server.daemon.signals import held_back
+from hmac_file_server.housekeeping.rules import COUNT, rules_of
 from hmac_file_server.housekeeping.tidy import EXPIRED, STORE_LIMIT
 from hmac_file_server.settings.hosts import Host
 
 _log = Logger()
 
 _SOON, _LATER = 1.0, 60.0
+_MOST_SET = 3600.0
 _LONGEST_LINE = 1 << 20
 _PREFIX = "hmac_file_server_"
 
@@ -42,6 +46,7 @@ class Housekeeper(Service):
         self._config, self._reactor = config, reactor
         self._figures = _Figures(lambda: [host.name for host in config().hosts])
         registry.register(self._figures)
+        self._offset = self._offset_now()
         self._timer: IDelayedCall | None = None
         self._process: _Process | None = None
 
@@ -61,17 +66,29 @@ class Housekeeper(Service):
         ).addCallback(lambda _: self._later(self._config().tidy_every) if self.running else None)
 
     async def _walk_all(self) -> None:
-        config = self._config()
+        config, only_counts = self._config(), self._clock_was_set()
+        if only_counts:
+            _log.warn("the clock was set by more than an hour: this time the housekeeper only counts")
         for host in config.hosts:
             if self.running:
-                await self._walk(config, host)
+                await self._walk(config, host, only_counts)
 
-    async def _walk(self, config: Config, host: Host) -> None:
+    def _clock_was_set(self) -> bool:
+        """Whether the clock was, since the last walk: what a wrong one lets expire would be gone for good."""
+        before, self._offset = self._offset, self._offset_now()
+        return abs(self._offset - before) > _MOST_SET
+
+    def _offset_now(self) -> float:
+        return time.time() - float(self._reactor.seconds())
+
+    async def _walk(self, config: Config, host: Host, only_counts: bool) -> None:
         process = _Process(host.name)
         command = [sys.executable, "-P", "-m", "hmac_file_server.housekeeping", config.file, host.name]
+        command += [COUNT] * only_counts
         try:
             # None of the daemon's descriptors goes to it, and its errors go where the daemon's do.
-            self._reactor.spawnProcess(process, sys.executable, command, None, childFDs={0: "w", 1: "r", 2: 2})
+            with held_back():
+                self._reactor.spawnProcess(process, sys.executable, command, None, childFDs={0: "w", 1: "r", 2: 2})
         except Exception as error:  # no descriptors, processes or memory for the moment
             _log.error("the housekeeper can not be started: {error}", error=error)
             return
@@ -81,6 +98,8 @@ class Housekeeper(Service):
         outcome = await process.ended
         self._process = None
         if outcome is not None:
+            if only_counts:
+                outcome["removed"] = {}
             self._figures.walked(host.name, outcome, time.time())
 
     def stopService(self) -> None:
@@ -123,7 +142,8 @@ class _Process(ProcessProtocol):
     def stop(self) -> None:
         """The daemon ends."""
         self._is_stopped = True
-        self.transport.signalProcess("TERM")
+        with contextlib.suppress(ProcessExitedAlready):
+            self.transport.signalProcess("TERM")
 
     def processEnded(self, reason: Failure) -> None:
         if self._outcome is None and not self._is_stopped:

@@ -6,6 +6,9 @@ from hmac_file_server.files.lifetime import Lifetime
 from hmac_file_server.housekeeping.tidy import Rules
 from hmac_file_server.settings.hosts import Host
 
+COUNT = "--count"
+"""Argument of a walk that removes nothing."""
+
 
 def lifetime_of(host: Host) -> Lifetime:
     """How long the files of a host stay."""

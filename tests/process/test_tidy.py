@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.process.test_clock import Clock
 from tests.process.test_command import COMMAND, command
 from tests.process.test_hosts import get, host
 from tests.process.test_hosts import put as put_at
@@ -154,6 +156,63 @@ def test_a_full_disk(make_daemon: MakeDaemon, small_disk: Path) -> None:
     assert {path.name for path in small_disk.iterdir() if path.name.isdigit()} == {"2", "3"}
 
 
+def walks(pid: int) -> list[int]:
+    """The housekeepers that a daemon has started, and that run."""
+    found = []
+    for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if b"hmac_file_server.housekeeping" in Path(f"/proc/{number}/cmdline").read_bytes():
+                found.append(int(number))
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+def test_signals_to_the_whole_group(make_daemon: MakeDaemon, number: int) -> None:
+    """Ctrl-C, and what a shell sends to all, means the daemon; the walk says nothing, and ends with it at last."""
+    daemon = make_daemon(KeepFor="30d", TidyEvery=1, prefix=["setsid"]).start()
+    for name in range(200):
+        (daemon.store / f"{name}").mkdir()
+        (daemon.store / f"{name}/a.txt").write_text("hello")
+    found: list[int] = []
+    eventually(lambda: found.extend(walks(daemon.pid)) or found, what="it walks")
+    os.killpg(os.getpgid(daemon.pid), number)
+    if number == signal.SIGHUP:
+        eventually(lambda: "was read again" in daemon.log)
+        eventually(lambda: daemon.metric("hmac_file_server_store_files") == 200)
+    else:
+        assert daemon.process is not None
+        daemon.process.wait(60)
+        eventually(lambda: not any(Path(f"/proc/{walk}").exists() for walk in found), what="it has ended")
+    assert "Traceback" not in daemon.log
+    assert "housekeeper of upload failed" not in daemon.log
+
+
+def test_a_clock_that_was_set(make_daemon: MakeDaemon, tmp_path: Path) -> None:
+    """What a clock that was set far ahead lets expire is 404, and not removed before the next walk."""
+    clock = Clock(tmp_path)
+    daemon = make_daemon(KeepFor="30d", TidyEvery=2, environment=clock.environment).start()
+    eventually(lambda: daemon.metric("hmac_file_server_tidy_last_timestamp_seconds") > 0)
+    assert daemon.put("slot/a.txt", b"hello").status == 201
+    clock.set("+3000h")
+    eventually(lambda: daemon.get("slot/a.txt").status == 404)
+    eventually(lambda: "this time the housekeeper only counts" in daemon.log)
+    eventually(lambda: "1 whose time is over would be removed" in daemon.log)
+    assert (daemon.store / "slot/a.txt").exists()
+    clock.set("+0")
+    eventually(lambda: daemon.get("slot/a.txt").status == 200)
+
+
+def test_what_fsck_has_found(make_daemon: MakeDaemon) -> None:
+    """lost+found at the top of a disk is root's, and no business of the daemon's."""
+    daemon = make_daemon(KeepFor="30d", TidyEvery="1d")
+    (daemon.store / "lost+found").mkdir(parents=True)
+    (daemon.store / "lost+found/#1").write_text("found")
+    age(daemon.store / "lost+found/#1", 31 * DAY)
+    ended = command("tidy", "-c", daemon.config)
+    assert (ended.returncode, ended.stdout) == (0, "0 files of 0 bytes stay; none removed, 0 bytes\n")
+    assert (daemon.store / "lost+found/#1").exists()
+
+
 def test_two_at_once(make_daemon: MakeDaemon) -> None:
     """Two walks at once remove no more than one."""
     daemon = make_daemon(StoreLimit=50, TidyEvery="1d").start()
@@ -172,18 +231,22 @@ def test_as_root_it_becomes_the_owner(make_daemon: MakeDaemon, tmp_path: Path) -
     """What it makes in the store belongs to the store's owner."""
     if os.geteuid() != 0:
         missing("root")
-    store = Path("/var/tmp") / f"tidy-{os.urandom(8).hex()}"
+    # As DynamicUser= of systemd has it: a link to a folder in one that is root's alone.
+    private = Path("/var/tmp") / f"tidy-{os.urandom(8).hex()}"
+    private.mkdir(mode=0o700)
+    link, store = tmp_path / "link", private / "store"
+    link.symlink_to(store)
     store.mkdir(mode=0o755)
     (store / "old").mkdir()
     (store / "old/a.txt").write_text("hello")
     age(store / "old/a.txt", 31 * DAY)
     for path in (store, store / "old", store / "old/a.txt"):
         os.chown(path, 65534, 65534)
-    daemon = make_daemon(StoreDir=str(store), KeepFor="30d")
+    daemon = make_daemon(StoreDir=str(link), KeepFor="30d")
     try:
         ended = command("tidy", "-c", daemon.config)
         assert ended.returncode == 0, ended.stderr
         assert not (store / "old").exists()
         assert all(path.lstat().st_uid == 65534 for path in store.rglob("*"))
     finally:
-        subprocess.run(["rm", "-rf", str(store)], check=True)
+        subprocess.run(["rm", "-rf", str(private)], check=True)

@@ -333,6 +333,8 @@ def _present(folders: Folders, name: bytes) -> Present | None:
 
 def _make(folder: str, fsync: bool) -> None:
     """Make a folder, and what is missing above it; with ``fsync`` they survive a power loss."""
+    if os.path.isdir(folder):
+        return  # What is above it may be for others to look at.
     changed = []
     above = os.path.abspath(folder)
     while not os.path.lexists(above):

@@ -14,6 +14,9 @@ from hmac_file_server.stores.faults import is_gone
 from hmac_file_server.stores.local import attributes
 from hmac_file_server.stores.local.place import FOLDER
 
+_OF_FSCK = b"lost+found"
+"""Stands at the top of a disk, and is root's."""
+
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -46,7 +49,7 @@ def _walk(folder: int, above: tuple[bytes, ...], unreadable: Callable[[OSError],
         for each in found:
             name = os.fsencode(each.name)
             try:
-                if name.startswith(RESERVED):
+                if name.startswith(RESERVED) or (name == _OF_FSCK and not above):
                     continue
                 if each.is_file(follow_symlinks=False):
                     yield _entry(folder, (*above, name))
