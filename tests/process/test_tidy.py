@@ -156,6 +156,29 @@ def test_a_full_disk(make_daemon: MakeDaemon, small_disk: Path) -> None:
     assert {path.name for path in small_disk.iterdir() if path.name.isdigit()} == {"2", "3"}
 
 
+def test_no_inodes(make_daemon: MakeDaemon, small_disk: Path) -> None:
+    """Where not even an empty file can be made the daemon starts, serves, and makes room again."""
+    daemon = make_daemon(StoreDir=str(small_disk), MinFreeSpace=0, KeepFor="30d", TidyEvery="1d").start()
+    for name in ("old", "new"):
+        assert daemon.put(f"{name}/a.txt", b"hello").status == 201
+    eventually(lambda: daemon.metric("hmac_file_server_tidy_last_timestamp_seconds") > 0)
+    daemon.stop()
+    age(small_disk / "old/a.txt", 31 * DAY)
+    subprocess.run(["mount", "-o", f"remount,nr_inodes={inodes(small_disk)}", small_disk], check=True)
+    with pytest.raises(OSError, match="No space left"):
+        (small_disk / "one-more").touch()
+    daemon.start()
+    eventually(lambda: not (small_disk / "old").exists(), what="there is room again")
+    assert daemon.get("new/a.txt").body == b"hello"
+    eventually(lambda: daemon.put("newer/a.txt", b"hello").status == 201, what="it takes uploads")
+
+
+def inodes(folder: Path) -> int:
+    """How many of its file system are used."""
+    there = os.statvfs(folder)
+    return there.f_files - there.f_ffree
+
+
 def walks(pid: int) -> list[int]:
     """The housekeepers that a daemon has started, and that run."""
     found = []

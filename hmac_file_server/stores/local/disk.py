@@ -113,6 +113,8 @@ class Disk:
                 place.keeps_attributes = place.try_out(attributes.can_be_kept)
                 return place
             except OSError as error:
+                if anonymous and error.errno in NO_ROOM:
+                    return place  # It can be read, and files removed; what is known of such file systems will do.
                 last = error
         assert last is not None
         reason = f"a file can not be made and given its name there with link(2) or renameat2(2): {explain(last)}"
